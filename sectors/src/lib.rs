@@ -1,0 +1,25 @@
+//! Sector formats and the data plane: scan, chunk, pack, seal, open, restore.
+//!
+//! What this crate never does: async, network, a clock of its own, or anything with the zone's state. Everything it
+//! needs to know comes in as plain values; what it did goes out as plain values.
+//!
+//! Start at `docs/format.md`, then [`header`] and [`stream`] (the encrypted container), [`catalog`] (what it holds),
+//! [`pack`] (writing) and [`restore`] (reading).
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod catalog;
+pub mod cert;
+pub mod chunk;
+pub mod crypto;
+pub mod entry;
+pub mod fsx;
+pub mod frames;
+pub mod header;
+pub mod ids;
+pub mod index;
+pub mod keyfile;
+pub mod limits;
+pub mod owner;
+pub mod sector_reader;
+pub mod stream;
+pub mod zonekeys;

@@ -1,0 +1,200 @@
+//! Restoring: a catalog and opened sectors go in, a tree comes out.
+//!
+//! Entries are taken in windows of bounded size. Within a window the wanted stretches of content are sorted by where they
+//! lie, so every frame is read, opened and decompressed once, by several threads; each stretch is checked against its
+//! fingerprint before it is written. Directories get their modes and times when nothing below them is open any more.
+//!
+//! Crash rule: a file gets its time of modification last, and a file that is already there counts as right only if its
+//! content's fingerprints match. So a restore that was cut goes on where it ended when it is run again.
+
+mod window;
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+use crate::catalog::CatalogError;
+use crate::entry::{Entry, Kind};
+use crate::place::{Place, PlaceError};
+use crate::sector_reader::SectorReader;
+
+use window::Window;
+
+/// Entries in one window.
+const WINDOW_ENTRIES: usize = 48 << 10;
+/// Extents in one window.
+const WINDOW_EXTENTS: usize = 192 << 10;
+
+/// Gives opened sectors by their process-wide number.
+pub trait OpenSectors: Sync {
+    /// A healthy copy of the sector; the text says why there is none.
+    fn open(&self, sector: u32) -> Result<Arc<SectorReader>, String>;
+    /// A copy turned out damaged: another one, if there is any left.
+    fn after_damage(&self, sector: u32, what: &str) -> Result<Arc<SectorReader>, String>;
+}
+
+/// How to restore.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub threads: usize,
+    /// Read everything back and compare it once more.
+    pub verify: bool,
+    /// Nothing was there before, so nothing needs to be compared first.
+    pub fresh: bool,
+    pub fingerprint_key: [u8; 32],
+}
+
+/// Live figures of a running restore.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub bytes: AtomicU64,
+    pub entries: AtomicU64,
+    /// Set it to stop.
+    pub stop: AtomicBool,
+}
+
+/// Names kept in a report at most; all are counted.
+const REPORT_MAX: usize = 1000;
+
+/// What a restore came to.
+#[derive(Debug, Default)]
+pub struct RestoreReport {
+    pub files: u64,
+    pub dirs: u64,
+    pub others: u64,
+    pub bytes: u64,
+    /// Files that were already right.
+    pub kept: u64,
+    /// Paths that could not be restored, with the reason.
+    pub failed: Vec<(Vec<u8>, String)>,
+    pub failed_count: u64,
+    /// Failures because stored bytes are damaged or missing.
+    pub damage_count: u64,
+    /// Things restored with something missing (an owner, an attribute).
+    pub warnings: Vec<(Vec<u8>, String)>,
+    pub warnings_count: u64,
+}
+
+impl RestoreReport {
+    fn fail(&mut self, path: &[u8], why: String, damage: bool) {
+        self.failed_count += 1;
+        self.damage_count += u64::from(damage);
+        if self.failed.len() < REPORT_MAX {
+            self.failed.push((path.to_vec(), why));
+        }
+    }
+
+    fn warn(&mut self, path: &[u8], why: String) {
+        self.warnings_count += 1;
+        if self.warnings.len() < REPORT_MAX {
+            self.warnings.push((path.to_vec(), why));
+        }
+    }
+}
+
+/// Why a restore stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error("the catalog cannot be read")]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error("a restoring thread ended unexpectedly")]
+    Threads,
+    #[error("a thread or a buffer could not be made")]
+    Resources(#[source] std::io::Error),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// A directory whose mode and times wait until its content is complete.
+struct OpenDir {
+    entry: Entry,
+    at: Vec<u8>,
+}
+
+/// Joins the source's place and a path inside it.
+fn join(top: &[u8], path: &[u8]) -> Vec<u8> {
+    match (top.is_empty(), path.is_empty()) {
+        (true, _) => path.to_vec(),
+        (false, true) => top.to_vec(),
+        (false, false) => [top, b"/", path].concat(),
+    }
+}
+
+/// Restores one source below `place`, its root at `top` (relative; its parents are made when missing).
+///
+/// `entries` must hold what is wanted, in path order, with the directories above it.
+pub fn restore<I>(
+    entries: I,
+    top: &[u8],
+    place: &Place,
+    sectors: &dyn OpenSectors,
+    settings: &Settings,
+    progress: &Progress,
+) -> Result<RestoreReport, RestoreError>
+where
+    I: Iterator<Item = Result<Entry, CatalogError>>,
+{
+    let mut report = RestoreReport::default();
+    let mut placer = place.worker();
+    make_parents(&mut placer, top)?;
+    let mut dirs: Vec<OpenDir> = Vec::new();
+    let mut window = Window::default();
+    for entry in entries {
+        let entry = entry?;
+        if progress.stop.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(RestoreError::Interrupted);
+        }
+        if window.entries() >= WINDOW_ENTRIES || window.extents() >= WINDOW_EXTENTS {
+            window.run(place, sectors, settings, progress, &mut report)?;
+            finish_dirs(&mut placer, &mut dirs, &mut report, |d| !below(&entry.path, &d.entry.path));
+        }
+        let at = join(top, &entry.path);
+        if entry.meta.kind == Kind::Dir {
+            match placer.make_dir(&at) {
+                Ok(()) => {
+                    report.dirs += 1;
+                    dirs.push(OpenDir { entry, at });
+                }
+                Err(e) => report.fail(&at, e.to_string(), false),
+            }
+            continue;
+        }
+        window.add(entry, at, top);
+    }
+    window.run(place, sectors, settings, progress, &mut report)?;
+    finish_dirs(&mut placer, &mut dirs, &mut report, |_| true);
+    place.sync()?;
+    Ok(report)
+}
+
+fn make_parents(placer: &mut crate::place::Placer<'_>, top: &[u8]) -> Result<(), RestoreError> {
+    for (i, _) in top.iter().enumerate().filter(|(_, b)| **b == b'/') {
+        placer.make_dir(&top[..i])?;
+    }
+    Ok(())
+}
+
+fn below(path: &[u8], dir: &[u8]) -> bool {
+    dir.is_empty() || (path.starts_with(dir) && path.get(dir.len()) == Some(&b'/'))
+}
+
+/// Finishes the directories that nothing will be added to, deepest first.
+fn finish_dirs(
+    placer: &mut crate::place::Placer<'_>,
+    dirs: &mut Vec<OpenDir>,
+    report: &mut RestoreReport,
+    done: impl Fn(&OpenDir) -> bool,
+) {
+    let (finished, open): (Vec<_>, Vec<_>) = std::mem::take(dirs).into_iter().partition(done);
+    *dirs = open;
+    for d in finished.into_iter().rev() {
+        match placer.finish_dir(&d.at, &d.entry.meta, &d.entry.xattrs) {
+            Ok(warnings) => warnings.into_iter().for_each(|w| report.warn(&d.at, w.to_string())),
+            Err(e) => report.fail(&d.at, e.to_string(), false),
+        }
+    }
+}
+
+/// A report shared by threads.
+type SharedReport<'a> = Mutex<&'a mut RestoreReport>;

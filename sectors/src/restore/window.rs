@@ -1,0 +1,471 @@
+//! One window of a restore: what is wanted is sorted by where it lies, and written by several threads.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::{OpenSectors, Progress, RestoreError, RestoreReport, Settings, SharedReport, join};
+use crate::entry::{Entry, Extent, Kind};
+use crate::frames::FrameReader;
+use crate::fsx;
+use crate::place::{Place, PlacedFile, Placer};
+use crate::sector_reader::{SectorReadError, SectorReader};
+
+/// Bytes of tar that one task opens, about.
+const TASK_TAR: u64 = 4 << 20;
+/// Small entries that one task makes.
+const TASK_SIMPLE: usize = 512;
+
+/// A file to be written.
+struct Wanted {
+    entry: Entry,
+    at: Vec<u8>,
+    /// Stretches not written yet.
+    left: AtomicU32,
+    failed: AtomicBool,
+    /// It is already right.
+    kept: AtomicBool,
+    open: Mutex<Option<Arc<PlacedFile>>>,
+}
+
+/// A stretch of content and where it goes.
+#[derive(Clone, Copy)]
+struct Stretch {
+    sector: u32,
+    offset: u64,
+    len: u64,
+    fingerprint: [u8; 32],
+    file: u32,
+    file_offset: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Window {
+    files: Vec<Wanted>,
+    simple: Vec<(Entry, Vec<u8>)>,
+    links: Vec<(Entry, Vec<u8>, Vec<u8>)>,
+    extents: usize,
+}
+
+/// Stretches of neighbouring frames of one sector.
+struct Task {
+    sector: u32,
+    stretches: std::ops::Range<usize>,
+}
+
+impl Window {
+    pub fn entries(&self) -> usize {
+        self.files.len() + self.simple.len() + self.links.len()
+    }
+
+    pub fn extents(&self) -> usize {
+        self.extents
+    }
+
+    pub fn add(&mut self, entry: Entry, at: Vec<u8>, top: &[u8]) {
+        match entry.meta.kind {
+            Kind::File if !entry.extents.is_empty() => {
+                self.extents += entry.extents.len();
+                let data = entry.extents.iter().filter(|x| matches!(x, Extent::Data { .. })).count();
+                self.files.push(Wanted {
+                    entry,
+                    at,
+                    left: AtomicU32::new(data as u32),
+                    failed: AtomicBool::new(false),
+                    kept: AtomicBool::new(false),
+                    open: Mutex::new(None),
+                });
+            }
+            Kind::HardLink => {
+                let holder = join(top, &entry.link);
+                self.links.push((entry, at, holder));
+            }
+            _ => self.simple.push((entry, at)),
+        }
+    }
+
+    /// Restores everything in the window and empties it.
+    pub fn run(
+        &mut self,
+        place: &Place,
+        sectors: &dyn OpenSectors,
+        settings: &Settings,
+        progress: &Progress,
+        report: &mut RestoreReport,
+    ) -> Result<(), RestoreError> {
+        let window = std::mem::take(self);
+        let shared = Mutex::new(report);
+        let run = Run { window: &window, place, sectors, settings, progress, report: &shared };
+        if !settings.fresh {
+            run.parallel(window.files.len().div_ceil(64), |placer, i| {
+                for w in window.files.iter().skip(i * 64).take(64) {
+                    run.compare_existing(placer, w);
+                }
+            })?;
+        }
+        run.parallel(window.simple.len().div_ceil(TASK_SIMPLE), |placer, i| {
+            for (e, at) in window.simple.iter().skip(i * TASK_SIMPLE).take(TASK_SIMPLE) {
+                run.simple(placer, e, at);
+            }
+        })?;
+        let stretches = run.stretches();
+        let (tasks, readers) = run.tasks(&stretches);
+        run.parallel(tasks.len(), |placer, i| run.task(placer, &tasks[i], &readers, &stretches))?;
+        // Files of holes alone have no stretch that would complete them.
+        let mut placer = place.worker();
+        for w in window.files.iter().filter(|w| w.left.load(Ordering::SeqCst) == 0 && run.untouched(w)) {
+            run.complete(&mut placer, w);
+        }
+        for (e, at, holder) in &window.links {
+            match placer.hard_link(at, holder) {
+                Ok(()) => run.count(e),
+                Err(e) => run.fail(at, e.to_string(), false),
+            }
+        }
+        if settings.verify {
+            run.parallel(window.files.len().div_ceil(16), |placer, i| {
+                for w in window.files.iter().skip(i * 16).take(16) {
+                    run.verify(placer, w);
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+struct Run<'a, 'r> {
+    window: &'a Window,
+    place: &'a Place,
+    sectors: &'a dyn OpenSectors,
+    settings: &'a Settings,
+    progress: &'a Progress,
+    report: &'a SharedReport<'r>,
+}
+
+impl Run<'_, '_> {
+    fn with_report(&self, f: impl FnOnce(&mut RestoreReport)) {
+        f(&mut self.report.lock().unwrap_or_else(|e| e.into_inner()));
+    }
+
+    fn fail(&self, path: &[u8], why: String, damage: bool) {
+        self.with_report(|r| r.fail(path, why, damage));
+    }
+
+    fn count(&self, e: &Entry) {
+        self.progress.entries.fetch_add(1, Ordering::Relaxed);
+        self.with_report(|r| match e.meta.kind {
+            Kind::File | Kind::HardLink => r.files += 1,
+            _ => r.others += 1,
+        });
+    }
+
+    /// Runs `n` numbered jobs on the threads of the settings, each with its own placer.
+    fn parallel(&self, n: usize, job: impl Fn(&mut Placer<'_>, usize) + Sync) -> Result<(), RestoreError> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut placer = self.place.worker();
+            loop {
+                let i = next.fetch_add(1, Ordering::SeqCst);
+                if i >= n || self.progress.stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                job(&mut placer, i);
+            }
+        };
+        if n <= 1 || self.settings.threads <= 1 {
+            work();
+            return Ok(());
+        }
+        std::thread::scope(|scope| {
+            let mut handles = Vec::new();
+            for i in 0..self.settings.threads.min(n) {
+                let t = std::thread::Builder::new().name(format!("restore-{i}"));
+                handles.push(t.spawn_scoped(scope, work).map_err(RestoreError::Resources)?);
+            }
+            handles.into_iter().try_for_each(|h| h.join().map_err(|_| RestoreError::Threads))
+        })
+    }
+
+    fn simple(&self, placer: &mut Placer<'_>, e: &Entry, at: &[u8]) {
+        let done = match e.meta.kind {
+            Kind::File => placer.write_small(at, b"", &e.meta, &e.xattrs),
+            Kind::Symlink => placer.symlink(at, &e.link, &e.meta, &e.xattrs),
+            Kind::Fifo => placer.fifo(at, &e.meta, &e.xattrs),
+            _ => placer.device(at, &e.meta, &e.xattrs),
+        };
+        self.placed(e, at, done);
+    }
+
+    fn placed(&self, e: &Entry, at: &[u8], done: Result<Vec<crate::place::Warning>, crate::place::PlaceError>) {
+        match done {
+            Ok(warnings) => {
+                self.count(e);
+                if !warnings.is_empty() {
+                    self.with_report(|r| warnings.into_iter().for_each(|w| r.warn(at, w.to_string())));
+                }
+            }
+            Err(err) => self.fail(at, err.to_string(), false),
+        }
+    }
+
+    fn stretches(&self) -> Vec<Stretch> {
+        let mut all = Vec::with_capacity(self.window.extents);
+        for (i, w) in self.window.files.iter().enumerate() {
+            if w.kept.load(Ordering::SeqCst) {
+                continue;
+            }
+            let mut file_offset = 0;
+            for x in &w.entry.extents {
+                if let Extent::Data { sector, offset, len, fingerprint } = *x {
+                    all.push(Stretch { sector, offset, len, fingerprint, file: i as u32, file_offset });
+                }
+                file_offset += x.len();
+            }
+        }
+        all.sort_unstable_by_key(|s| (s.sector, s.offset));
+        all
+    }
+
+    /// Opens the sectors and groups stretches by neighbouring frames.
+    fn tasks(&self, stretches: &[Stretch]) -> (Vec<Task>, HashMap<u32, Arc<SectorReader>>) {
+        let (mut tasks, mut readers): (Vec<Task>, HashMap<u32, Arc<SectorReader>>) = Default::default();
+        let mut at = 0;
+        while at < stretches.len() {
+            let sector = stretches[at].sector;
+            let end = at + stretches[at..].partition_point(|s| s.sector == sector);
+            match self.sectors.open(sector) {
+                Ok(reader) => {
+                    split(&reader, sector, stretches, at..end, &mut tasks);
+                    readers.insert(sector, reader);
+                }
+                Err(why) => self.lose(&stretches[at..end], &why),
+            }
+            at = end;
+        }
+        (tasks, readers)
+    }
+
+    /// None of these stretches can be had.
+    fn lose(&self, stretches: &[Stretch], why: &str) {
+        let mut placer = self.place.worker();
+        for s in stretches {
+            self.lost(&mut placer, s, why);
+        }
+    }
+
+    fn lost(&self, placer: &mut Placer<'_>, s: &Stretch, why: &str) {
+        let Some(w) = self.window.files.get(s.file as usize) else { return };
+        if !w.failed.swap(true, Ordering::SeqCst) {
+            self.fail(&w.at, why.to_owned(), true);
+        }
+        self.one_less(placer, w);
+    }
+
+    fn task(
+        &self,
+        placer: &mut Placer<'_>,
+        task: &Task,
+        readers: &HashMap<u32, Arc<SectorReader>>,
+        stretches: &[Stretch],
+    ) {
+        let mine = &stretches[task.stretches.clone()];
+        let Some(reader) = readers.get(&task.sector) else { return };
+        let mut opened = open_frames(reader, mine);
+        if let Err(e) = &opened
+            && let Ok(other) = self.sectors.after_damage(task.sector, &e.to_string())
+        {
+            opened = open_frames(&other, mine);
+        }
+        match opened {
+            Ok((tar, start)) => {
+                for s in mine {
+                    let from = (s.offset - start) as usize;
+                    self.write(placer, s, &tar[from..from + s.len as usize]);
+                }
+                TAR_BUFFER.with(|b| *b.borrow_mut() = tar);
+            }
+            Err(e) => mine.iter().for_each(|s| self.lost(placer, s, &e.to_string())),
+        }
+    }
+
+    fn write(&self, placer: &mut Placer<'_>, s: &Stretch, data: &[u8]) {
+        let Some(w) = self.window.files.get(s.file as usize) else { return };
+        if w.failed.load(Ordering::SeqCst) {
+            return self.one_less(placer, w);
+        }
+        if *blake3::keyed_hash(&self.settings.fingerprint_key, data).as_bytes() != s.fingerprint {
+            return self.lost(placer, s, "the stored content does not match its fingerprint");
+        }
+        self.progress.bytes.fetch_add(s.len, Ordering::Relaxed);
+        if let [Extent::Data { .. }] = w.entry.extents[..] {
+            w.left.store(0, Ordering::SeqCst);
+            let done = placer.write_small(&w.at, data, &w.entry.meta, &w.entry.xattrs);
+            w.failed.store(done.is_err(), Ordering::SeqCst);
+            self.with_report(|r| r.bytes += s.len);
+            return self.placed(&w.entry, &w.at, done);
+        }
+        let written = self.file(placer, w).and_then(|f| f.write_at(data, s.file_offset));
+        if let Err(e) = written
+            && !w.failed.swap(true, Ordering::SeqCst)
+        {
+            self.fail(&w.at, e.to_string(), false);
+        }
+        self.with_report(|r| r.bytes += s.len);
+        self.one_less(placer, w);
+    }
+
+    /// The file under way, created at the first stretch.
+    fn file(&self, placer: &mut Placer<'_>, w: &Wanted) -> Result<Arc<PlacedFile>, crate::place::PlaceError> {
+        let mut open = w.open.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(f) = &*open {
+            return Ok(f.clone());
+        }
+        let f = Arc::new(placer.create_file(&w.at, w.entry.meta.size)?);
+        *open = Some(f.clone());
+        Ok(f)
+    }
+
+    fn untouched(&self, w: &Wanted) -> bool {
+        let holes_only = w.entry.extents.iter().all(|x| matches!(x, Extent::Hole(_)));
+        holes_only && !w.kept.load(Ordering::SeqCst)
+    }
+
+    /// A stretch is dealt with; the last one completes the file.
+    fn one_less(&self, placer: &mut Placer<'_>, w: &Wanted) {
+        if w.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.complete(placer, w);
+        }
+    }
+
+    fn complete(&self, placer: &mut Placer<'_>, w: &Wanted) {
+        if w.failed.load(Ordering::SeqCst) {
+            let was_open = w.open.lock().unwrap_or_else(|e| e.into_inner()).take().is_some();
+            if was_open && let Err(e) = placer.remove(&w.at) {
+                self.with_report(|r| r.warn(&w.at, format!("its incomplete file is still there: {e}")));
+            }
+            return;
+        }
+        let done = self.file(placer, w).and_then(|f| f.finish(&w.entry.meta, &w.entry.xattrs));
+        w.failed.store(done.is_err(), Ordering::SeqCst);
+        w.open.lock().unwrap_or_else(|e| e.into_inner()).take();
+        self.placed(&w.entry, &w.at, done);
+    }
+
+    /// Marks a file that is there already and right.
+    fn compare_existing(&self, placer: &mut Placer<'_>, w: &Wanted) {
+        if !self.is_right(placer, w) {
+            return;
+        }
+        match placer.touch_up(&w.at, &w.entry.meta, &w.entry.xattrs) {
+            Ok(warnings) => {
+                w.kept.store(true, Ordering::SeqCst);
+                self.count(&w.entry);
+                self.with_report(|r| {
+                    r.kept += 1;
+                    warnings.into_iter().for_each(|x| r.warn(&w.at, x.to_string()));
+                });
+            }
+            // It will be written anew, which says what is wrong if that fails too.
+            Err(_) => {}
+        }
+    }
+
+    fn verify(&self, placer: &mut Placer<'_>, w: &Wanted) {
+        if !w.failed.load(Ordering::SeqCst) && !self.is_right(placer, w) {
+            self.fail(&w.at, "what was written does not read back as it should: is the disk failing?".into(), false);
+        }
+    }
+
+    /// Whether the file at its place holds exactly the wanted content.
+    fn is_right(&self, placer: &mut Placer<'_>, w: &Wanted) -> bool {
+        let Ok(Some((meta, file))) = placer.existing(&w.at) else { return false };
+        if meta.kind != Kind::File || meta.size != w.entry.meta.size {
+            return false;
+        }
+        let (mut at, mut buf) = (0, Vec::new());
+        for x in &w.entry.extents {
+            let right = match x {
+                Extent::Hole(n) => is_hole(&file, at, *n),
+                Extent::Data { len, fingerprint, .. } => {
+                    buf.resize(*len as usize, 0);
+                    fsx::read_exact_at(&file, &mut buf, at).is_ok()
+                        && blake3::keyed_hash(&self.settings.fingerprint_key, &buf).as_bytes() == fingerprint
+                }
+            };
+            if !right {
+                return false;
+            }
+            at += x.len();
+        }
+        true
+    }
+}
+
+/// Whether nothing but a hole lies there.
+fn is_hole(file: &std::fs::File, at: u64, len: u64) -> bool {
+    use rustix::fs::{SeekFrom, seek};
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(data) => data >= at + len,
+        Err(rustix::io::Errno::NXIO) => true,
+        Err(_) => false,
+    }
+}
+
+/// Cuts one sector's stretches into tasks of neighbouring frames.
+fn split(reader: &SectorReader, sector: u32, all: &[Stretch], range: std::ops::Range<usize>, tasks: &mut Vec<Task>) {
+    let table = reader.table();
+    let mut start = range.start;
+    let (mut first_tar, mut last_frame) = (0, None);
+    for i in range.clone() {
+        let s = &all[i];
+        let frame = table.find(s.offset);
+        let end_frame = table.find(s.offset + s.len - 1);
+        let near = match (last_frame, frame) {
+            (Some(l), Some(f)) => f == l || (f == l + 1 && s.offset - first_tar < TASK_TAR),
+            _ => false,
+        };
+        if i > start && !near {
+            tasks.push(Task { sector, stretches: start..i });
+            start = i;
+        }
+        if i == start {
+            first_tar = s.offset;
+            last_frame = None;
+        }
+        last_frame = last_frame.max(end_frame);
+    }
+    if start < range.end {
+        tasks.push(Task { sector, stretches: start..range.end });
+    }
+}
+
+thread_local! {
+    /// Room that goes from task to task, so that pages are not made anew each time.
+    static TAR_BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+    static RAW_BUFFERS: std::cell::RefCell<(Vec<u8>, Vec<u8>)> = const { std::cell::RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// Opens the frames that hold these neighbouring stretches: the tar bytes and where they begin.
+fn open_frames(reader: &SectorReader, stretches: &[Stretch]) -> Result<(Vec<u8>, u64), SectorReadError> {
+    let table = reader.table();
+    let start = stretches.first().map_or(0, |s| s.offset);
+    let end = stretches.iter().map(|s| s.offset.saturating_add(s.len)).max().unwrap_or(0);
+    let first = table.find(start).ok_or(SectorReadError::Range)?;
+    let last = table.find(end.saturating_sub(1)).ok_or(SectorReadError::Range)?;
+    let (first_raw, first_tar) = table.frame(first).ok_or(SectorReadError::Range)?;
+    let (last_raw, last_tar) = table.frame(last).ok_or(SectorReadError::Range)?;
+    let mut frames = FrameReader::new()?;
+    let mut tar = TAR_BUFFER.with(|b| std::mem::take(&mut *b.borrow_mut()));
+    tar.resize((last_tar.end - first_tar.start) as usize, 0);
+    RAW_BUFFERS.with(|b| {
+        let (scratch, raw) = &mut *b.borrow_mut();
+        reader.read_raw_into(first_raw.start..last_raw.end, scratch, raw)?;
+        for i in first..=last {
+            let (r, t) = table.frame(i).ok_or(SectorReadError::Range)?;
+            let from = (r.start - first_raw.start) as usize..(r.end - first_raw.start) as usize;
+            let to = (t.start - first_tar.start) as usize..(t.end - first_tar.start) as usize;
+            frames.read(&raw[from], &mut tar[to])?;
+        }
+        Ok((tar, first_tar.start))
+    })
+}

@@ -1,0 +1,140 @@
+//! What every Backup Target must do, whatever store lies behind it.
+//!
+//! A sector is begun in `incoming`, written, and sealed; only then is it listed and read. Sealed sectors never change.
+//! A store needs no more than writing from an offset, sealing, reading ranges, listing and deleting.
+
+use zoneward_sectors::ids::{CopyId, TargetId, ZoneAlias};
+
+use crate::errors::TargetError;
+
+/// What a target can do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Every sector takes the room of its whole class, however little it holds.
+    pub fixed_sectors: bool,
+    /// Largest class of raw sectors that it takes, as log2 of bytes.
+    pub max_class_log2: u8,
+    /// What was written before an interruption is kept, and [`Incoming::offset`] tells how much.
+    pub resume: bool,
+    /// The packer may write straight into incoming, at any offset, from many threads.
+    pub direct_write: bool,
+    /// Bytes that can still be written, if the target tells.
+    pub free_bytes: Option<u64>,
+}
+
+/// The objects that lie beside the sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ObjectName {
+    /// The head: where the newest system data lies.
+    Pointer,
+    /// The owner's sealed private keys.
+    OwnerKey,
+}
+
+impl ObjectName {
+    /// All of them.
+    pub const ALL: [ObjectName; 2] = [ObjectName::Pointer, ObjectName::OwnerKey];
+
+    /// Its name in a zone's folder.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            ObjectName::Pointer => "pointer.json",
+            ObjectName::OwnerKey => "owner-key.json",
+        }
+    }
+}
+
+/// The sealed sectors of a zone.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Listing {
+    /// Copy and length in bytes, sorted by copy.
+    pub sectors: Vec<(CopyId, u64)>,
+    /// Things among them that are no sectors of ours. They are left alone; a target that has some deserves a look.
+    pub foreign: u64,
+}
+
+/// A store of backup sectors. Every method may be called from many threads at once.
+pub trait Target: Send + Sync {
+    /// The target's id: the same for as long as its content lives.
+    fn id(&self) -> TargetId;
+
+    /// Its URL, without secrets: for people.
+    fn describe(&self) -> String;
+
+    /// What it can do now.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Begins a sector, or goes on with one that was begun and not sealed. There is one writer of a sector at a time:
+    /// a second one is [`TargetError::Busy`]. A sector that is sealed already may be begun again: sealing it with the
+    /// same length then changes nothing.
+    fn open(&self, alias: ZoneAlias, copy: CopyId) -> Result<Box<dyn Incoming>, TargetError>;
+
+    /// Throws away what was begun and not sealed. Nothing there is fine; a live writer is [`TargetError::Busy`].
+    fn discard_incoming(&self, alias: ZoneAlias, copy: CopyId) -> Result<(), TargetError>;
+
+    /// What was begun and not sealed, sorted. Some of it may be in the hands of a live writer.
+    fn list_incoming(&self, alias: ZoneAlias) -> Result<Vec<CopyId>, TargetError>;
+
+    /// Bytes of a sealed sector; `None` if it is not there.
+    fn len(&self, alias: ZoneAlias, copy: CopyId) -> Result<Option<u64>, TargetError>;
+
+    /// Opens a sealed sector for reading.
+    fn reader(&self, alias: ZoneAlias, copy: CopyId) -> Result<Box<dyn SectorReader>, TargetError>;
+
+    /// Fills `buf` from `offset` of a sealed sector, or fails: for a single range. More than one: [`Target::reader`].
+    fn read_at(&self, alias: ZoneAlias, copy: CopyId, offset: u64, buf: &mut [u8]) -> Result<(), TargetError> {
+        self.reader(alias, copy)?.read_at(buf, offset)
+    }
+
+    /// The sealed sectors. A zone that the target never saw has none.
+    fn list(&self, alias: ZoneAlias) -> Result<Listing, TargetError>;
+
+    /// The zones that have something here, sorted. A restore that has only a URL and an owner key starts with this.
+    fn list_zones(&self) -> Result<Vec<ZoneAlias>, TargetError>;
+
+    /// Removes a sealed sector. Nothing there is fine.
+    fn remove(&self, alias: ZoneAlias, copy: CopyId) -> Result<(), TargetError>;
+
+    /// Replaces an object durably and whole: a reader sees the old bytes or the new ones. At most
+    /// [`crate::limits::OBJECT_LEN_MAX`] bytes.
+    fn put_object(&self, alias: ZoneAlias, name: ObjectName, bytes: &[u8]) -> Result<(), TargetError>;
+
+    /// Reads an object of at most `limit` bytes; a longer one is [`TargetError::TooLarge`].
+    fn get_object(&self, alias: ZoneAlias, name: ObjectName, limit: u64) -> Result<Vec<u8>, TargetError>;
+}
+
+/// A sector that is being written. Dropping it keeps what was written, for a later [`Target::open`] to go on with.
+pub trait Incoming: Send + Sync {
+    /// Bytes that were held when it was opened. They can be trusted only if they were written in order: who wrote at
+    /// many offsets at once and was interrupted discards the sector and begins again.
+    fn offset(&self) -> u64;
+
+    /// Writes bytes at an offset, from any thread. Not durable before the seal. After a failure the sector cannot be
+    /// sealed through this handle ([`TargetError::Poisoned`]).
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), TargetError>;
+
+    /// Makes the sector durable and final, if it is exactly `len` bytes long. When this returns `Ok`, the sector
+    /// survives a loss of power. What is already sealed with this length is fine; with another length it is
+    /// [`TargetError::WrongLength`], and the sealed sector stays as it is. If the length is wrong, or the target is
+    /// away, what was written is kept. If the store failed to make it durable, what was written is thrown away:
+    /// nobody can know which of it is there.
+    fn seal(self: Box<Self>, len: u64) -> Result<(), TargetError>;
+
+    /// Throws away what was written.
+    fn abandon(self: Box<Self>) -> Result<(), TargetError>;
+}
+
+/// A sealed sector that is open for reading, from many threads.
+pub trait SectorReader: Send + Sync {
+    /// Bytes of the sector.
+    fn len(&self) -> u64;
+
+    /// True if it has none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` from `offset`, or fails. A range that crosses the end is [`TargetError::Truncated`], and `buf` then
+    /// holds nothing to rely on.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), TargetError>;
+}
