@@ -1,1 +1,24 @@
-//! Placeholder.
+//! The steps of a backup and a restore: survey, pack, copy, publish, check, restore; and the zone they work on.
+//!
+//! What this crate never does: decide what the zone should hold (that is `consensus`), know formats (`sectors`) or talk
+//! to a person (`nodes`). Every effect stands between two commands, so that a cut run is carried on by the next.
+//!
+//! Start at [`zone::Zone`], then [`backup::backup`] and [`settle::settle`].
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod backup;
+pub mod catalogs;
+pub mod check;
+pub mod clock;
+pub mod errors;
+pub mod home;
+pub mod init;
+mod mint;
+pub mod open;
+mod provide;
+pub mod restore;
+pub mod settle;
+pub mod survey;
+pub mod system;
+mod transcode;
+pub mod zone;

@@ -252,3 +252,10 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     rename(&tmp, path)?;
     sync_dir(dir)
 }
+
+/// Replaces a file without making it durable: for caches that are checked when they are read.
+pub fn write_plainly(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    remove_file(path)?;
+    let file = create_new(path, mode)?;
+    write_all_at(&file, bytes, 0)
+}

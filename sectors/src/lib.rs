@@ -14,6 +14,7 @@ pub mod crypto;
 pub mod entry;
 pub mod fsx;
 pub mod frames;
+pub mod glob;
 pub mod header;
 pub mod ids;
 pub mod index;

@@ -30,7 +30,8 @@ pub enum ZoneSecretError {
 /// A sealed data key did not open.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "the data key of copy {copy} does not open under the zone secret of epoch {epoch}: it was changed or sealed under another secret"
+    "the data key of copy {copy} does not open under the zone secret of epoch {epoch}: \
+     it was changed or sealed under another secret"
 )]
 pub struct OpenDekError {
     pub copy: CopyId,

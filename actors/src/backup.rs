@@ -1,0 +1,398 @@
+//! A backup run: survey, pack, seal, copy, system sector, head. Each effect is recorded by a command before or after it,
+//! so that a run that was cut is carried on by the next one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use zoneward_consensus::command::Command;
+use zoneward_consensus::model::{CheckpointKind, CheckpointState, Source, TaskStats, TaskState};
+use zoneward_sectors::diff::{Change, Counts, Trouble};
+use zoneward_sectors::entry::Stamp;
+use zoneward_sectors::fsx;
+use zoneward_sectors::ids::{CheckpointId, LayerId, SourceId};
+use zoneward_sectors::index::ChunkIndex;
+use zoneward_sectors::pack::{PackReport, Packer, Progress, Settings, Task};
+
+use crate::clock::now_ms;
+use crate::errors::ZoneError;
+use crate::provide::Provider;
+use crate::settle;
+use crate::survey::{Compare, Survey, scan, source_path, survey};
+use crate::zone::Zone;
+
+/// Layers in a chain before a catalog is written whole again: reading a chain costs a little for each.
+const CHAIN_MAX: usize = 16;
+/// Changes this close to the start may hide behind the clock's tick, milliseconds.
+const RACY_MS: u64 = 30;
+
+/// What to back up, and how.
+#[derive(Clone, Debug)]
+pub struct BackupRequest {
+    /// The sources, which the zone knows already.
+    pub sources: Vec<SourceId>,
+    pub kind: CheckpointKind,
+    pub dry_run: bool,
+    pub allow_empty: bool,
+    pub threads: usize,
+}
+
+/// What one source came to.
+#[derive(Debug)]
+pub struct SourceReport {
+    pub source: SourceId,
+    pub path: PathBuf,
+    pub counts: Counts,
+    pub troubles: Vec<Trouble>,
+    pub packed: PackReport,
+}
+
+impl SourceReport {
+    /// Paths that could not be read, by the scan or by the packing.
+    pub fn unread(&self) -> u64 {
+        self.counts.unread + self.packed.unread_count
+    }
+}
+
+/// What a backup came to.
+#[derive(Debug)]
+pub struct BackupReport {
+    /// `None` for a dry run.
+    pub checkpoint: Option<CheckpointId>,
+    pub seq: u64,
+    pub resumed: bool,
+    pub sources: Vec<SourceReport>,
+    pub sectors: u64,
+    pub stored_bytes: u64,
+    pub settled: settle::Settled,
+}
+
+/// What a watcher is told.
+#[derive(Debug)]
+pub enum Event<'a> {
+    Scanning(&'a std::path::Path),
+    Scanned(&'a std::path::Path, &'a Counts),
+    Packing { path: &'a std::path::Path, bytes: u64 },
+    Finishing,
+}
+
+struct Planned {
+    source: Source,
+    survey: Survey,
+    base: Vec<LayerId>,
+    compare: Compare,
+    copies: u8,
+}
+
+/// Runs a backup.
+pub fn backup(
+    zone: &mut Zone,
+    request: &BackupRequest,
+    progress: &Arc<Progress>,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<BackupReport, ZoneError> {
+    let started = now_ms();
+    if !request.dry_run {
+        settle::tidy(zone)?;
+    }
+    let resumed = if request.dry_run { None } else { resumable(zone, request)? };
+    let mut planned = Vec::new();
+    for id in &request.sources {
+        let Some(source) = zone.state().sources.get(id).cloned() else { continue };
+        planned.push(plan_source(zone, source, request, resumed, tell)?);
+    }
+    planned.sort_by_key(|p| std::cmp::Reverse(p.source.priority));
+    if request.dry_run {
+        let sources = planned.into_iter().map(|p| report_of(p, PackReport::default())).collect();
+        let settled = settle::Settled::default();
+        return Ok(BackupReport { checkpoint: None, seq: 0, resumed: false, sources, sectors: 0, stored_bytes: 0, settled });
+    }
+    let checkpoint = match resumed {
+        Some(id) => id,
+        None => {
+            let id = CheckpointId::random();
+            fsx::point("open-checkpoint:before");
+            let sources = request.sources.clone();
+            zone.propose(Command::OpenCheckpoint { checkpoint: id, checkpoint_kind: request.kind, sources })?;
+            fsx::point("open-checkpoint:after");
+            id
+        }
+    };
+    let (sources, sectors, stored_bytes) = pack_all(zone, checkpoint, planned, request, started, progress, tell)?;
+    tell(Event::Finishing);
+    fsx::point("store-checkpoint:before");
+    zone.propose(Command::StoreCheckpoint { checkpoint })?;
+    fsx::point("store-checkpoint:after");
+    let settled = settle::settle(zone, request.threads, &progress.stop)?;
+    let seq = zone.state().checkpoints.get(&checkpoint).map_or(0, |c| c.seq);
+    Ok(BackupReport { checkpoint: Some(checkpoint), seq, resumed: resumed.is_some(), sources, sectors, stored_bytes, settled })
+}
+
+fn report_of(p: Planned, packed: PackReport) -> SourceReport {
+    SourceReport {
+        source: p.source.id,
+        path: source_path(&p.source),
+        counts: p.survey.counts,
+        troubles: p.survey.troubles,
+        packed,
+    }
+}
+
+/// A checkpoint that was cut and is the one asked for now; any other that was cut is given up.
+fn resumable(zone: &mut Zone, request: &BackupRequest) -> Result<Option<CheckpointId>, ZoneError> {
+    let cut: Vec<_> = zone
+        .state()
+        .checkpoints
+        .values()
+        .filter(|c| c.state == CheckpointState::Running)
+        .map(|c| {
+            let mut mine: Vec<_> =
+                c.tasks.iter().filter(|t| t.state != TaskState::Carried).map(|t| t.source).collect();
+            let mut asked = request.sources.clone();
+            mine.sort();
+            asked.sort();
+            (c.id, c.kind == request.kind && mine == asked)
+        })
+        .collect();
+    let mut found = None;
+    for (checkpoint, same) in cut {
+        if same && found.is_none() {
+            zone.propose(Command::ResumeCheckpoint { checkpoint })?;
+            found = Some(checkpoint);
+        } else {
+            zone.propose(Command::AbandonCheckpoint { checkpoint })?;
+        }
+        settle::tidy(zone)?;
+    }
+    Ok(found)
+}
+
+/// The layers a source is compared with.
+fn base_of(zone: &Zone, source: SourceId, request: &BackupRequest, resumed: Option<CheckpointId>) -> Vec<LayerId> {
+    if let Some(c) = resumed.and_then(|id| zone.state().checkpoints.get(&id)) {
+        return c.tasks.iter().find(|t| t.source == source).map(|t| t.layers.clone()).unwrap_or_default();
+    }
+    zone.state().base_chain(source, request.kind)
+}
+
+fn plan_source(
+    zone: &Zone,
+    source: Source,
+    request: &BackupRequest,
+    resumed: Option<CheckpointId>,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Planned, ZoneError> {
+    let path = source_path(&source);
+    tell(Event::Scanning(&path));
+    let base = base_of(zone, source.id, request, resumed);
+    let mut compare = match request.kind {
+        CheckpointKind::Full if resumed.is_none() => Compare::All,
+        _ => Compare::Changes,
+    };
+    let opener = zone.opener();
+    let entries = zone.catalogs(&opener).entries(&base)?;
+    let survey = survey(&source, entries, compare, request.threads)?;
+    refuse_odd_source(&source, &survey, request)?;
+    if compare == Compare::Changes && base.len() >= CHAIN_MAX && survey.any_change {
+        compare = Compare::WholeCatalog;
+    }
+    tell(Event::Scanned(&path, &survey.counts));
+    let copies = zone.state().copies_wanted(&source);
+    Ok(Planned { source, survey, base, compare, copies })
+}
+
+/// A source that held files and is empty now, or lies elsewhere: a person decides.
+fn refuse_odd_source(source: &Source, survey: &Survey, request: &BackupRequest) -> Result<(), ZoneError> {
+    if request.allow_empty {
+        return Ok(());
+    }
+    let path = source_path(source);
+    if let Some(was) = &source.last_mount
+        && was.contains("mounted")
+        && *was != survey.mount
+    {
+        return Err(ZoneError::SourceMoved { path, was: was.clone(), now: survey.mount.clone() });
+    }
+    let c = &survey.counts;
+    let held = source.last_entries;
+    if held > 1 && c.files + c.dirs + c.others <= 1 && c.unread == 0 && c.files == 0 {
+        return Err(ZoneError::SourceEmpty { path, held });
+    }
+    Ok(())
+}
+
+fn stats_of(counts: &Counts, packed: &PackReport) -> TaskStats {
+    TaskStats {
+        files: counts.files,
+        dirs: counts.dirs,
+        others: counts.others,
+        bytes: counts.bytes,
+        new_files: counts.new,
+        changed_files: counts.changed,
+        removed: counts.gone,
+        new_bytes: packed.new_bytes,
+        unread: counts.unread + packed.unread_count,
+        sockets: counts.sockets,
+        excluded: counts.excluded + counts.caches + counts.other_file_systems,
+        unsteady: packed.unsteady_count,
+        vanished: counts.vanished + packed.vanished,
+        ..TaskStats::default()
+    }
+}
+
+fn warnings_of(r: &SourceReport) -> Vec<String> {
+    let show = |p: &[u8]| String::from_utf8_lossy(p).into_owned();
+    let scan = r.troubles.iter().filter(|t| !t.vanished).map(|t| format!("{}: cannot {}: {}", show(&t.path), t.what, t.error));
+    let unread = r.packed.unread.iter().map(|(p, why)| format!("{}: {why}", show(p)));
+    let unsteady = r.packed.unsteady.iter().map(|p| format!("{}: changed while it was read", show(p)));
+    scan.chain(unread).chain(unsteady).take(1000).collect()
+}
+
+fn pack_all(
+    zone: &mut Zone,
+    checkpoint: CheckpointId,
+    planned: Vec<Planned>,
+    request: &BackupRequest,
+    started: u64,
+    progress: &Arc<Progress>,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<(Vec<SourceReport>, u64, u64), ZoneError> {
+    let mut reports = Vec::new();
+    // One retention group after another: what lies in one sector has the same number of copies and expires together.
+    let mut groups: BTreeMap<std::cmp::Reverse<u8>, Vec<Planned>> = BTreeMap::new();
+    for p in planned {
+        groups.entry(std::cmp::Reverse(p.copies)).or_default().push(p);
+    }
+    let (mut sectors, mut stored) = (0, 0);
+    for (copies, group) in groups {
+        let (mut done, n, bytes) = pack_group(zone, checkpoint, copies.0, group, request, started, progress, tell)?;
+        reports.append(&mut done);
+        sectors += n;
+        stored += bytes;
+    }
+    for r in &reports {
+        finish_task(zone, checkpoint, r)?;
+    }
+    Ok((reports, sectors, stored))
+}
+
+fn finish_task(zone: &mut Zone, checkpoint: CheckpointId, r: &SourceReport) -> Result<(), ZoneError> {
+    let mount = crate::survey::mount_of(&r.path)?;
+    fsx::point("finish-task:before");
+    zone.propose(Command::FinishTask {
+        checkpoint,
+        source: r.source,
+        stats: stats_of(&r.counts, &r.packed),
+        warnings: warnings_of(r),
+        mount: Some(mount),
+        entries: r.counts.files + r.counts.dirs + r.counts.others,
+        failed: false,
+    })?;
+    fsx::point("finish-task:after");
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments)] // One private step of a backup, with all of the backup's context.
+fn pack_group(
+    zone: &mut Zone,
+    checkpoint: CheckpointId,
+    copies: u8,
+    group: Vec<Planned>,
+    request: &BackupRequest,
+    started: u64,
+    progress: &Arc<Progress>,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<(Vec<SourceReport>, u64, u64), ZoneError> {
+    let settings = Settings {
+        threads: request.threads,
+        zstd_level: zone.state().zone.as_ref().map_or(3, |z| z.zstd_level),
+        racy_after: stamp_of(started.saturating_sub(RACY_MS)),
+    };
+    let index = if request.kind == CheckpointKind::Full {
+        ChunkIndex::in_memory(zone.table())
+    } else {
+        let alive = |s| zone.state().sectors.get(&s).is_some_and(|r| r.is_sealed());
+        ChunkIndex::open(&zone.home.index(), zone.table(), &alive)
+            .map_err(crate::home::io_at("open", &zone.home.index()))?
+    };
+    let (keys, table) = (zone.keys().clone(), zone.table().clone());
+    let opener = zone.opener();
+    let mut todo = Vec::new();
+    for p in group {
+        let layer = LayerId::random();
+        if p.survey.any_change {
+            let full = p.compare != Compare::Changes || p.base.is_empty();
+            zone.propose(Command::OpenLayer { layer, checkpoint, source: p.source.id, full })?;
+        }
+        todo.push((p, layer));
+    }
+    let mut after: u64 = todo.iter().map(|(p, _)| estimate(&p.survey)).sum();
+    let min_priority = todo.iter().map(|(p, _)| p.source.priority).min().unwrap_or(0);
+    let mut scans = Vec::new();
+    for (p, _) in &mut todo {
+        // The changes of a survey are used up; where there were too many to keep, the source is scanned again.
+        let changes: Box<dyn Iterator<Item = _> + Send> = match p.survey.changes.take() {
+            Some(kept) if p.compare != Compare::WholeCatalog => Box::new(kept.into_iter().map(Ok)),
+            _ => {
+                let entries = zone.catalogs(&opener).entries(&p.base)?;
+                Box::new(scan(&p.source, entries, p.compare, request.threads)?)
+            }
+        };
+        scans.push(changes);
+    }
+    let mut provider = Provider::new(zone, checkpoint, copies, min_priority)?;
+    let mut packer = Packer::new(&settings, &index, &table, keys.gear(), *keys.fingerprint_key(), &mut provider)?;
+    let mut reports = Vec::new();
+    let mut failed = None;
+    for ((p, layer), changes) in todo.into_iter().zip(scans) {
+        let bytes = estimate(&p.survey);
+        after = after.saturating_sub(bytes);
+        let path = source_path(&p.source);
+        let mut packed = PackReport::default();
+        if p.survey.any_change && failed.is_none() {
+            tell(Event::Packing { path: &path, bytes: p.survey.counts.changed_bytes });
+            let prefix = p.source.path.strip_prefix(b"/").unwrap_or(&p.source.path).to_vec();
+            let task = Task { source: p.source.id, layer, prefix, root: path.clone(), estimate: bytes };
+            match packer.run(&task, changes, after, progress) {
+                Ok(r) => packed = r,
+                Err(e) => failed = Some(e),
+            }
+        }
+        reports.push(report_of(p, packed));
+    }
+    let finished = match failed {
+        Some(e) => Err(e),
+        None => packer.finish(),
+    };
+    let (sectors, bytes) = (provider.sectors, provider.stored_bytes);
+    if let Err(e) = finished {
+        provider.abandon();
+        return Err(match e {
+            zoneward_sectors::pack::PackError::Interrupted => ZoneError::Interrupted,
+            e => e.into(),
+        });
+    }
+    if request.kind != CheckpointKind::Full {
+        index.commit().map_err(crate::home::io_at("write", &zone.home.index()))?;
+    }
+    Ok((reports, sectors, bytes))
+}
+
+/// Bytes a source will bring, about: content, and headers and catalog lines for each entry.
+fn estimate(s: &Survey) -> u64 {
+    s.counts.changed_bytes + 1024 * (s.counts.new + s.counts.changed)
+}
+
+fn stamp_of(ms: u64) -> Stamp {
+    Stamp { secs: (ms / 1000) as i64, nanos: (ms % 1000) as u32 * 1_000_000 }
+}
+
+/// A change, for a dry run's listing: its path and what it is.
+pub fn describe(change: &Change) -> (&[u8], &'static str) {
+    match change {
+        Change::Put(s) => (&s.path, "new or changed"),
+        Change::Link { seen, .. } => (&seen.path, "hard link"),
+        Change::Keep(e) => (&e.path, "unchanged"),
+        Change::Gone(p) => (p, "gone"),
+    }
+}

@@ -1,0 +1,393 @@
+//! Checking: is everything that the state promises there, and whole? Damage is named, with the files it holds.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use zoneward_consensus::model::{CheckpointState, Copy as BackupCopy};
+use zoneward_sectors::crypto::sha256;
+use zoneward_sectors::entry::Extent;
+use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
+use zoneward_sectors::limits::SEGMENT_LEN;
+use zoneward_sectors::pack::IndexJson;
+use zoneward_sectors::sector_reader::{SectorReadError, SectorReader};
+use zoneward_sectors::stream::Leaf;
+use zoneward_targets::{ObjectName, TargetError};
+
+use crate::errors::ZoneError;
+use crate::open::{Opener, chain};
+use crate::zone::Zone;
+
+/// How much to read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Depth {
+    /// Headers, trailers, indexes, catalogs, listings.
+    Metadata,
+    /// Each segment with this probability, in percent.
+    Part(f64),
+    /// Every byte.
+    Everything,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    pub target: Option<TargetId>,
+    pub sector: Option<SectorId>,
+    pub copy: Option<CopyId>,
+    pub what: String,
+    /// True for wrong bytes; false for what could not be reached.
+    pub damage: bool,
+}
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct CheckReport {
+    pub sectors: u64,
+    pub copies: u64,
+    pub segments_read: u64,
+    pub bytes_read: u64,
+    pub catalogs: u64,
+    pub entries: u64,
+    pub findings: Vec<Finding>,
+    /// Files that lie in damaged stretches: path of the source and path inside, with checkpoint numbers.
+    pub files: Vec<DamagedFile>,
+    pub files_count: u64,
+    /// Sectors on targets that the state does not know.
+    pub unknown: u64,
+    /// Copies found whole.
+    pub whole: Vec<CopyId>,
+}
+
+/// A file that damage reaches.
+#[derive(Clone, Debug)]
+pub struct DamagedFile {
+    pub path: Vec<u8>,
+    pub checkpoints: Vec<u64>,
+    /// True if another copy still holds it whole.
+    pub other_copy: bool,
+}
+
+impl CheckReport {
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    pub fn has_damage(&self) -> bool {
+        self.findings.iter().any(|f| f.damage)
+    }
+}
+
+/// Live figures of a check.
+#[derive(Debug, Default)]
+pub struct CheckProgress {
+    pub done: AtomicU64,
+    pub total: AtomicU64,
+    pub stop: AtomicBool,
+}
+
+/// Files named at most.
+const FILES_MAX: usize = 1000;
+
+/// Tar ranges of a sector that cannot be read from a copy; an empty list means all of it.
+type Lost = BTreeMap<CopyId, Vec<std::ops::Range<u64>>>;
+
+struct Checker<'a> {
+    zone: &'a Zone,
+    opener: &'a Opener,
+    depth: Depth,
+    threads: usize,
+    progress: &'a CheckProgress,
+    report: CheckReport,
+    lost: Lost,
+}
+
+/// Checks the zone.
+pub fn check(zone: &Zone, depth: Depth, threads: usize, progress: &CheckProgress) -> Result<CheckReport, ZoneError> {
+    let opener = zone.opener();
+    let mut c = Checker {
+        zone,
+        opener: &opener,
+        depth,
+        threads,
+        progress,
+        report: CheckReport::default(),
+        lost: Lost::new(),
+    };
+    for u in zone.unreachable() {
+        c.find(Some(u.target), None, None, format!("the target cannot be reached: {}", chain(&u.error)), false);
+    }
+    c.objects();
+    c.listings();
+    c.copies()?;
+    c.catalogs()?;
+    Ok(c.report)
+}
+
+impl Checker<'_> {
+    fn find(&mut self, target: Option<TargetId>, sector: Option<SectorId>, copy: Option<CopyId>, what: String, damage: bool) {
+        self.report.findings.push(Finding { target, sector, copy, what, damage });
+    }
+
+    /// Marker, pointer and owner key must be, to the byte, what was written.
+    fn objects(&mut self) {
+        let records: Vec<_> = self.zone.state().targets.values().cloned().collect();
+        for t in records {
+            let Some(target) = self.zone.target(t.id) else { continue };
+            let alias = self.zone.keys().alias(t.id);
+            let wanted = [
+                (ObjectName::Pointer, t.pointer.as_ref().map(|p| p.hash), "the head (pointer.json)"),
+                (ObjectName::OwnerKey, t.owner_key_hash, "the owner's sealed key (owner-key.json)"),
+            ];
+            let mut found = Vec::new();
+            for (name, hash, what) in wanted {
+                let Some(hash) = hash else { continue };
+                match target.get_object(alias, name, 1 << 20) {
+                    Ok(bytes) if sha256(&[&bytes]) == hash => {}
+                    Ok(_) => found.push((format!("{what} is not what was written"), true)),
+                    Err(e) => {
+                        let damage = matches!(e, TargetError::NotFound { .. } | TargetError::TooLarge { .. });
+                        found.push((format!("{what} cannot be read: {}", chain(&e)), damage));
+                    }
+                }
+            }
+            if let Err(e) = target.verify_marker() {
+                found.push((format!("its marker (zoneward-target.json) is not what was written: {}", chain(&e)), true));
+            }
+            found.into_iter().for_each(|(what, damage)| self.find(Some(t.id), None, None, what, damage));
+        }
+    }
+
+    /// What targets list against what they acknowledged.
+    fn listings(&mut self) {
+        let ids: Vec<TargetId> = self.zone.targets().keys().copied().collect();
+        for id in ids {
+            let Some(target) = self.zone.target(id) else { continue };
+            match target.list(self.zone.keys().alias(id)) {
+                Ok(listing) => {
+                    let known = |c: &CopyId| self.zone.state().copies.get(c).is_some_and(|k| k.target == id);
+                    self.report.unknown += listing.sectors.iter().filter(|(c, _)| !known(c)).count() as u64;
+                }
+                Err(e) => self.find(Some(id), None, None, format!("it cannot list its sectors: {}", chain(&e)), false),
+            }
+        }
+    }
+
+    fn copies(&mut self) -> Result<(), ZoneError> {
+        let all: Vec<BackupCopy> = self.zone.state().copies.values().filter(|c| !c.is_open()).cloned().collect();
+        self.report.sectors = all.iter().map(|c| c.sector).collect::<BTreeSet<_>>().len() as u64;
+        let mut opened = Vec::new();
+        for c in &all {
+            if self.zone.target(c.target).is_none() {
+                continue; // Said already, once for the target.
+            }
+            self.report.copies += 1;
+            match self.open(c) {
+                Ok((reader, leaves)) => opened.push((c, reader, leaves)),
+                Err(e) => {
+                    self.lost.insert(c.id, Vec::new());
+                    self.find(Some(c.target), Some(c.sector), Some(c.id), chain(&e), e.is_damage() || is_missing(&e));
+                }
+            }
+        }
+        self.read(&opened)?;
+        let bad: BTreeSet<CopyId> = self.lost.keys().copied().collect();
+        self.report.whole = all.iter().map(|c| c.id).filter(|c| !bad.contains(c)).collect();
+        Ok(())
+    }
+
+    /// Header, chain, commitment, trailer, seek table, leaf table, index.
+    fn open(&self, c: &BackupCopy) -> Result<(SectorReader, Vec<Leaf>), SectorReadError> {
+        let (_, reader) = self.opener.copy(c)?;
+        if reader.layout().file_len() != c.stored_len {
+            return Err(SectorReadError::Length(reader.layout().file_len()));
+        }
+        let leaves = reader.leaves()?;
+        let index: IndexJson = serde_json::from_slice(&reader.index_json()?)
+            .map_err(|_| SectorReadError::Other("its index is not the JSON it should be"))?;
+        if index.sector != c.sector {
+            return Err(SectorReadError::Other("its index names another sector"));
+        }
+        Ok((reader, leaves))
+    }
+
+    /// Reads segments, each checked by its tag and by its leaf hash.
+    fn read(&mut self, opened: &[(&BackupCopy, SectorReader, Vec<Leaf>)]) -> Result<(), ZoneError> {
+        let percent = match self.depth {
+            Depth::Metadata => return Ok(()),
+            Depth::Part(p) => p,
+            Depth::Everything => 100.0,
+        };
+        let mut jobs: Vec<(usize, u64)> = Vec::new();
+        for (i, (_, reader, _)) in opened.iter().enumerate() {
+            jobs.extend((0..reader.layout().segments()).filter(|_| percent >= 100.0 || chosen(percent)).map(|s| (i, s)));
+        }
+        self.progress.total.store(jobs.len() as u64, Ordering::Relaxed);
+        let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let bad: Mutex<Vec<(usize, u64, SectorReadError)>> = Mutex::default();
+        let work = || {
+            let (mut scratch, mut plain) = (Vec::new(), Vec::with_capacity(SEGMENT_LEN));
+            while !self.progress.stop.load(Ordering::Relaxed) {
+                let Some((i, s)) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) else { return };
+                let Some((_, reader, leaves)) = opened.get(*i) else { return };
+                plain.resize(reader.layout().segment_len(*s), 0);
+                let read = reader.read_segment(*s, &mut scratch, &mut plain).and_then(|()| {
+                    let right = leaves.get(*s as usize) == Some(blake3::hash(&plain).as_bytes());
+                    if right { Ok(()) } else { Err(SectorReadError::Leaf(*s)) }
+                });
+                bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
+                self.progress.done.fetch_add(1, Ordering::Relaxed);
+                if let Err(e) = read {
+                    bad.lock().unwrap_or_else(|e| e.into_inner()).push((*i, *s, e));
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.threads.max(1) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        if self.progress.stop.load(Ordering::Relaxed) {
+            return Err(ZoneError::Interrupted);
+        }
+        self.report.segments_read = jobs.len() as u64;
+        self.report.bytes_read = bytes.into_inner();
+        let mut by_copy: BTreeMap<usize, Vec<(u64, SectorReadError)>> = BTreeMap::new();
+        for (i, s, e) in bad.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            by_copy.entry(i).or_default().push((s, e));
+        }
+        for (i, mut errors) in by_copy {
+            let Some((c, reader, _)) = opened.get(i) else { continue };
+            errors.sort_by_key(|(s, _)| *s);
+            let damage = errors.iter().any(|(_, e)| e.is_damage());
+            let ranges = errors.iter().flat_map(|(s, _)| tar_ranges(reader, *s)).collect();
+            self.lost.insert(c.id, ranges);
+            let first = errors.first().map(|(_, e)| chain(e)).unwrap_or_default();
+            let what = match errors.len() {
+                1 => first,
+                n => format!("{first}, and {} more segments", n - 1),
+            };
+            self.find(Some(c.target), Some(c.sector), Some(c.id), what, damage);
+        }
+        Ok(())
+    }
+
+    /// Every catalog of every checkpoint that counts must be readable, and its extents must lie inside known sectors.
+    fn catalogs(&mut self) -> Result<(), ZoneError> {
+        let catalogs = self.zone.catalogs(self.opener);
+        let ends: HashMap<u32, u64> = self.zone.state().sectors.values().filter(|s| s.is_sealed()).map(|s| (self.zone.table().number(s.id), s.tar_len)).collect();
+        let mut chains: BTreeMap<(zoneward_sectors::ids::SourceId, Vec<_>), Vec<u64>> = BTreeMap::new();
+        for c in self.zone.state().checkpoints.values() {
+            if !matches!(c.state, CheckpointState::Stored | CheckpointState::Published) {
+                continue;
+            }
+            for t in c.tasks.iter().filter(|t| !t.layers.is_empty()) {
+                chains.entry((t.source, t.layers.clone())).or_default().push(c.seq);
+            }
+        }
+        let lost = self.lost_by_sector();
+        for ((source, layers), seqs) in chains {
+            if self.progress.stop.load(Ordering::Relaxed) {
+                return Err(ZoneError::Interrupted);
+            }
+            self.report.catalogs += 1;
+            let top = self.zone.state().sources.get(&source).map(|s| s.path.clone()).unwrap_or_default();
+            let entries = match catalogs.entries(&layers) {
+                Ok(e) => e,
+                Err(e) => {
+                    self.find(None, None, None, format!("the catalog of checkpoint {:?} cannot be read: {}", seqs, chain(&e)), true);
+                    continue;
+                }
+            };
+            for entry in entries {
+                match entry {
+                    Err(e) => {
+                        self.find(None, None, None, format!("the catalog of checkpoint {:?} cannot be read: {}", seqs, chain(&e)), true);
+                        break;
+                    }
+                    Ok(e) => {
+                        self.report.entries += 1;
+                        let path = || [&top[..], b"/", &e.path].concat();
+                        if let Some(what) = outside(&e.extents, &ends) {
+                            let shown = String::from_utf8_lossy(&path()).into_owned();
+                            self.find(None, None, None, format!("{shown}: {what}"), true);
+                        }
+                        if let Some(other_copy) = reached(&e.extents, &lost) {
+                            self.damaged_file(path(), &seqs, other_copy);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged_file(&mut self, path: Vec<u8>, seqs: &[u64], other_copy: bool) {
+        if let Some(known) = self.report.files.iter_mut().find(|f| f.path == path) {
+            known.checkpoints.extend_from_slice(seqs);
+            return;
+        }
+        self.report.files_count += 1;
+        if self.report.files.len() < FILES_MAX {
+            self.report.files.push(DamagedFile { path, checkpoints: seqs.to_vec(), other_copy });
+        }
+    }
+
+    /// For each sector with a bad copy: the ranges lost, and whether another copy is whole.
+    fn lost_by_sector(&self) -> HashMap<u32, (Vec<std::ops::Range<u64>>, bool)> {
+        let state = self.zone.state();
+        let mut out: HashMap<u32, (Vec<std::ops::Range<u64>>, bool)> = HashMap::new();
+        for (copy, ranges) in &self.lost {
+            let Some(c) = state.copies.get(copy) else { continue };
+            let other = self.report.whole.iter().any(|w| state.copies.get(w).is_some_and(|k| k.sector == c.sector));
+            let all = std::iter::once(0..u64::MAX);
+            let mine: Vec<_> = if ranges.is_empty() { all.collect() } else { ranges.clone() };
+            out.entry(self.zone.table().number(c.sector)).or_insert((Vec::new(), other)).0.extend(mine);
+        }
+        out
+    }
+}
+
+/// A copy that its target no longer has is damage of its own kind.
+fn is_missing(e: &SectorReadError) -> bool {
+    matches!(e, SectorReadError::Io(e) if e.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// True with the given probability, in percent.
+fn chosen(percent: f64) -> bool {
+    let mut b = [0u8; 4];
+    zoneward_sectors::crypto::fill_random(&mut b);
+    f64::from(u32::from_le_bytes(b)) < percent / 100.0 * f64::from(u32::MAX)
+}
+
+/// The tar ranges of the frames that touch segment `s`.
+fn tar_ranges(reader: &SectorReader, s: u64) -> Vec<std::ops::Range<u64>> {
+    let (from, to) = (s * SEGMENT_LEN as u64, (s + 1) * SEGMENT_LEN as u64);
+    let table = reader.table();
+    (0..table.frames()).filter_map(|i| table.frame(i)).filter(|(raw, _)| raw.start < to && raw.end > from).map(|(_, tar)| tar).collect()
+}
+
+fn outside(extents: &[Extent], ends: &HashMap<u32, u64>) -> Option<&'static str> {
+    extents.iter().find_map(|x| match x {
+        Extent::Hole(_) => None,
+        Extent::Data { sector, offset, len, .. } => match ends.get(sector) {
+            None => Some("its content lies in a sector that the zone does not hold"),
+            Some(end) if offset + len > *end => Some("its content lies beyond the end of its sector"),
+            Some(_) => None,
+        },
+    })
+}
+
+fn reached(extents: &[Extent], lost: &HashMap<u32, (Vec<std::ops::Range<u64>>, bool)>) -> Option<bool> {
+    if lost.is_empty() {
+        return None;
+    }
+    extents.iter().find_map(|x| match x {
+        Extent::Data { sector, offset, len, .. } => lost
+            .get(sector)
+            .filter(|(ranges, _)| ranges.iter().any(|r| r.start < offset + len && r.end > *offset))
+            .map(|(_, other)| *other),
+        Extent::Hole(_) => None,
+    })
+}

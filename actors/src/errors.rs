@@ -1,0 +1,60 @@
+//! Why a step on the zone failed.
+
+use std::path::PathBuf;
+
+use zoneward_consensus::store::StoreError;
+use zoneward_sectors::pack::PackError;
+use zoneward_sectors::restore::RestoreError;
+use zoneward_sectors::sector_reader::SectorReadError;
+use zoneward_sectors::sector_writer::SectorWriteError;
+use zoneward_sectors::zonekeys::ZoneSecretError;
+use zoneward_targets::TargetError;
+use zoneward_transport::identity::IdentityError;
+
+use crate::catalogs::CatalogsError;
+use crate::home::HomeError;
+
+/// Why a step on the zone failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ZoneError {
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("making this zone was interrupted: remove the home and begin again")]
+    Unfinished,
+    #[error("{0} can be read by others: chmod 600 it, and think of who may have read it")]
+    Exposed(PathBuf),
+    #[error("the zone's state is damaged: {what}")]
+    State { what: &'static str },
+    #[error("the zone's secret is damaged")]
+    Secret(#[from] ZoneSecretError),
+    #[error("this node's identity cannot be used")]
+    Identity(#[from] IdentityError),
+    #[error("{0}")]
+    TargetUrl(String),
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error(transparent)]
+    Catalogs(#[from] CatalogsError),
+    #[error("a sector cannot be read")]
+    Read(#[from] SectorReadError),
+    #[error("a sector cannot be written")]
+    Write(#[from] SectorWriteError),
+    #[error("the source {path} cannot be read")]
+    Source { path: PathBuf, source: std::io::Error },
+    #[error("{path} held {held} entries and is empty now")]
+    SourceEmpty { path: PathBuf, held: u64 },
+    #[error("{path} was {was} and is {now} now: is a disk not mounted?")]
+    SourceMoved { path: PathBuf, was: String, now: String },
+    #[error("no target can take a sector: {0}")]
+    NoTarget(String),
+    #[error("{0}")]
+    Sector(String),
+    #[error("interrupted")]
+    Interrupted,
+}

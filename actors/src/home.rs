@@ -1,0 +1,122 @@
+//! A node's home: the folder that holds what this node knows and keeps.
+//!
+//! ```text
+//! home.lock          held by the one process that works here; holds its process id
+//! zone.redb          the zone's state
+//! secrets/           zone secret and node key, 0600
+//! owner-key.json     the owner's sealed keys
+//! catalogs/          local copies of catalog parts
+//! index/             the chunk index (a cache)
+//! recovery-kit.html  until it is stored elsewhere
+//! ```
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use zoneward_sectors::fsx;
+use zoneward_sectors::ids::LayerId;
+
+/// Why a home cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    #[error("there is no zone in {0}")]
+    NoZone(PathBuf),
+    #[error("there is a zone in {0} already")]
+    Exists(PathBuf),
+    #[error("another zoneward (process {pid}) is working in {home}")]
+    Busy { home: PathBuf, pid: String },
+    #[error("cannot {what} {path}")]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// Turns an I/O error into one that says what was tried, on what.
+pub(crate) fn io_at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
+    let path = path.to_owned();
+    move |source| HomeError::Io { what, path, source }
+}
+
+/// An opened home; nobody else works in it while this lives.
+#[derive(Debug)]
+pub struct Home {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Home {
+    /// Opens the home of an existing zone.
+    pub fn open(dir: &Path) -> Result<Self, HomeError> {
+        let state = dir.join("zone.redb");
+        if fsx::size(&state).map_err(io_at("look at", &state))?.is_none() {
+            return Err(HomeError::NoZone(dir.to_owned()));
+        }
+        Self::lock(dir)
+    }
+
+    /// Makes a home for a new zone.
+    pub fn create(dir: &Path) -> Result<Self, HomeError> {
+        fsx::create_dir_all(dir, 0o700).map_err(io_at("make", dir))?;
+        let home = Self::lock(dir)?;
+        if fsx::size(&home.state()).map_err(io_at("look at", dir))?.is_some() {
+            return Err(HomeError::Exists(dir.to_owned()));
+        }
+        for sub in ["secrets", "catalogs", "index"] {
+            let path = dir.join(sub);
+            fsx::create_dir_all(&path, 0o700).map_err(io_at("make", &path))?;
+        }
+        Ok(home)
+    }
+
+    fn lock(dir: &Path) -> Result<Self, HomeError> {
+        use rustix::fs::{FlockOperation, flock};
+        use std::os::unix::fs::FileExt;
+        let path = dir.join("home.lock");
+        let file = fsx::open_rw(&path, 0o600).map_err(io_at("open", &path))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut pid = [0u8; 16];
+            let n = file.read_at(&mut pid, 0).unwrap_or(0);
+            let pid = String::from_utf8_lossy(&pid[..n]).trim().to_owned();
+            return Err(HomeError::Busy { home: dir.to_owned(), pid });
+        }
+        // The id is for the message above only, so writing it may fail.
+        let _ = file.set_len(0).and_then(|()| file.write_all_at(std::process::id().to_string().as_bytes(), 0));
+        Ok(Self { dir: dir.to_owned(), _lock: file })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("zone.redb")
+    }
+
+    pub fn secrets(&self) -> PathBuf {
+        self.dir.join("secrets")
+    }
+
+    pub fn zone_secret(&self) -> PathBuf {
+        self.dir.join("secrets/zone-secret")
+    }
+
+    pub fn owner_key(&self) -> PathBuf {
+        self.dir.join("owner-key.json")
+    }
+
+    pub fn recovery_kit(&self) -> PathBuf {
+        self.dir.join("recovery-kit.html")
+    }
+
+    pub fn index(&self) -> PathBuf {
+        self.dir.join("index")
+    }
+
+    pub fn catalogs(&self) -> PathBuf {
+        self.dir.join("catalogs")
+    }
+
+    /// The local copy of a catalog part: its zstd frames.
+    pub fn catalog_part(&self, layer: LayerId, part: u32) -> PathBuf {
+        self.dir.join(format!("catalogs/{layer}-{part:05}.zst"))
+    }
+}

@@ -1,0 +1,149 @@
+//! Making a zone: keys, state, first targets.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zoneward_consensus::command::Command;
+use zoneward_sectors::crypto::sha256;
+use zoneward_sectors::fsx;
+use zoneward_sectors::ids::{NodeId, TargetId, ZoneId};
+use zoneward_sectors::keyfile::{OwnerKeyFile, Words};
+use zoneward_sectors::owner::{OwnerKeys, RsaSize};
+use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
+use zoneward_targets::{Existing, ObjectName, Target, url::Url};
+use zoneward_transport::identity::NodeIdentity;
+
+use crate::clock::now_ms;
+use crate::errors::ZoneError;
+use crate::home::{Home, io_at};
+use crate::zone::{Zone, create_store};
+
+/// What a new zone is to be.
+#[derive(Clone, Debug)]
+pub struct NewZone {
+    pub name: String,
+    pub node_name: String,
+    pub targets: Vec<Url>,
+    pub sector_min_log2: u8,
+    pub zstd_level: i32,
+    pub rsa: RsaSize,
+    pub passphrase_on_targets: bool,
+}
+
+/// A new zone, and what only its owner may see.
+#[derive(Debug)]
+pub struct Made {
+    pub zone: Zone,
+    pub words: Words,
+}
+
+/// Makes a zone in a home. Targets are tried first, so that a wrong URL leaves no half-made zone.
+pub fn init(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<Made, ZoneError> {
+    let home = Home::create(home_dir)?;
+    clear_unfinished(&home)?;
+    let mut targets: Vec<(TargetId, Url, Arc<dyn Target>)> = Vec::new();
+    for url in &new.targets {
+        let id = TargetId::random();
+        targets.push((id, url.clone(), Arc::from(zoneward_targets::create(url, id, Existing::Refuse)?)));
+    }
+    let zone_id = ZoneId::random();
+    let owner = OwnerKeys::generate(new.rsa).map_err(|_| ZoneError::State { what: "no owner key could be made" })?;
+    let words = Words::generate();
+    let keyfile = OwnerKeyFile::seal(&owner, &words, Some(passphrase)).map_err(|e| ZoneError::Sector(e.to_string()))?;
+    let secret = ZoneSecret::generate(1);
+    let write = |path: &Path, bytes: &[u8]| fsx::write_durably(path, bytes, 0o600).map_err(io_at("write", path));
+    write(&home.zone_secret(), &secret.to_json())?;
+    write(&home.owner_key(), &keyfile.to_bytes())?;
+    let node = NodeId::random();
+    let identity = NodeIdentity::create(&home.secrets(), node, 1, owner.signing_key())?;
+    let mut store = create_store(&home)?;
+    let public = owner.public();
+    store.propose(
+        now_ms(),
+        node,
+        Command::CreateZone {
+            zone: zone_id,
+            name: new.name.clone(),
+            owner_fingerprint: public.fingerprint(),
+            owner_public: STANDARD.encode(public.rsa_spki_der()),
+            owner_sign_public: STANDARD.encode(public.sign_public()),
+            sector_min_log2: new.sector_min_log2,
+            sector_max_log2: 36,
+            zstd_level: new.zstd_level,
+            secret_epoch: 1,
+        },
+    )?;
+    store.propose(
+        now_ms(),
+        node,
+        Command::AddNode {
+            node,
+            name: new.node_name.clone(),
+            public_key: STANDARD.encode(identity.certificate().public_key),
+            certificate: STANDARD.encode(identity.certificate().to_bytes()),
+        },
+    )?;
+    let mut zone = Zone::with(home, store)?;
+    let keys = ZoneKeys::derive(zone_id, &secret);
+    for (i, (id, url, target)) in targets.into_iter().enumerate() {
+        let name = if i == 0 { "first".to_owned() } else { format!("target-{}", i + 1) };
+        record_target(&mut zone, &keys, id, &name, &url, None, target)?;
+    }
+    put_owner_key(&mut zone, &keyfile, new.passphrase_on_targets)?;
+    Ok(Made { zone, words })
+}
+
+/// What an interrupted `init` left: nothing in it was ever used.
+fn clear_unfinished(home: &Home) -> Result<(), ZoneError> {
+    for path in [home.zone_secret(), home.owner_key(), home.secrets().join("node-identity")] {
+        fsx::remove_file(&path).map_err(io_at("remove", &path))?;
+    }
+    Ok(())
+}
+
+fn record_target(
+    zone: &mut Zone,
+    keys: &ZoneKeys,
+    id: TargetId,
+    name: &str,
+    url: &Url,
+    domain: Option<String>,
+    target: Arc<dyn Target>,
+) -> Result<(), ZoneError> {
+    zone.propose(Command::AddTarget {
+        target: id,
+        name: name.to_owned(),
+        url: url.to_string(),
+        alias: keys.alias(id),
+        domain,
+    })?;
+    zone.add_target(target);
+    Ok(())
+}
+
+/// Adds a target to a living zone: it gets the owner's sealed key at once, sectors with the next backup.
+pub fn add_target(zone: &mut Zone, url: &Url, name: &str, domain: Option<String>) -> Result<TargetId, ZoneError> {
+    let id = TargetId::random();
+    let target: Arc<dyn Target> = Arc::from(zoneward_targets::create(url, id, Existing::Refuse)?);
+    let keys = zone.keys().clone();
+    record_target(zone, &keys, id, name, url, domain, target)?;
+    let path = zone.home.owner_key();
+    let bytes = fsx::read_limited(&path, 1 << 16).map_err(io_at("read", &path))?;
+    let keyfile = OwnerKeyFile::from_bytes(&bytes).map_err(|e| ZoneError::Sector(e.to_string()))?;
+    put_owner_key(zone, &keyfile, false)?;
+    Ok(id)
+}
+
+/// Puts the owner's sealed key on every target that can be reached.
+pub fn put_owner_key(zone: &mut Zone, keyfile: &OwnerKeyFile, with_passphrase: bool) -> Result<(), ZoneError> {
+    let bytes = if with_passphrase { keyfile.to_bytes() } else { keyfile.without_passphrase().to_bytes() };
+    let hash = sha256(&[&bytes]);
+    let targets: Vec<_> = zone.targets().iter().map(|(id, t)| (*id, t.clone())).collect();
+    for (id, target) in targets {
+        target.put_object(zone.keys().alias(id), ObjectName::OwnerKey, &bytes)?;
+        zone.propose(Command::SetTarget { target: id, paused: None, owner_key_hash: Some(hash), marker_hash: None })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Opening copies: a fresh data key, its header, and both in the zone's state before the first byte leaves.
+
+use std::sync::{Arc, RwLock};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zoneward_consensus::command::Command;
+use zoneward_sectors::crypto::Secret32;
+use zoneward_sectors::fsx;
+use zoneward_sectors::header::{Core, Header};
+use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
+use zoneward_sectors::sector_writer::SectorOut;
+use zoneward_sectors::stream::RecordKeys;
+use zoneward_targets::{Incoming, TargetError};
+
+use crate::errors::ZoneError;
+use crate::zone::Zone;
+
+/// A sector on its way into a target.
+pub(crate) struct TargetOut(RwLock<Option<Box<dyn Incoming>>>);
+
+impl TargetOut {
+    pub fn new(incoming: Box<dyn Incoming>) -> Arc<Self> {
+        Arc::new(Self(RwLock::new(Some(incoming))))
+    }
+
+    fn take(&self) -> Option<Box<dyn Incoming>> {
+        self.0.write().unwrap_or_else(|e| e.into_inner()).take()
+    }
+
+    /// Makes the sector durable and final.
+    pub fn seal(&self, len: u64) -> Result<(), TargetError> {
+        match self.take() {
+            Some(i) => i.seal(len),
+            None => Ok(()),
+        }
+    }
+
+    /// Throws away what was written.
+    pub fn abandon(&self) {
+        if let Some(i) = self.take() {
+            // What cannot be removed now is found and removed by the next run.
+            let _ = i.abandon();
+        }
+    }
+}
+
+impl SectorOut for TargetOut {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        match &*self.0.read().unwrap_or_else(|e| e.into_inner()) {
+            Some(i) => i.write_at(offset, bytes).map_err(std::io::Error::other),
+            None => Err(std::io::Error::other("the sector is closed already")),
+        }
+    }
+}
+
+/// A copy that may now be written.
+pub(crate) struct Minted {
+    pub copy: CopyId,
+    pub header: Header,
+    pub keys: RecordKeys,
+    pub out: Arc<TargetOut>,
+}
+
+/// Mints a copy of `sector` for `target`.
+pub(crate) fn mint_copy(
+    zone: &mut Zone,
+    sector: SectorId,
+    class_log2: u8,
+    target: TargetId,
+) -> Result<Minted, ZoneError> {
+    let copy = CopyId::random();
+    let dek = Secret32::random();
+    let alias = zone.keys().alias(target);
+    let cert = zone.identity().certificate().clone();
+    let core = Core {
+        class_log2,
+        signer_epoch: cert.epoch,
+        alias,
+        copy,
+        owner_fingerprint: zone.owner().fingerprint(),
+    };
+    let wrapped = zone.owner().wrap(&dek, &core.label().0);
+    let header = Header::mint(core, &wrapped, &dek, &cert, zone.signer());
+    let sealed_dek = zone.keys().seal_dek(copy, &dek);
+    fsx::point("open-copy:before");
+    zone.propose(Command::OpenCopy {
+        copy,
+        sector,
+        target,
+        alias,
+        header: STANDARD.encode(header.used()),
+        header_hash: header.hash(),
+        sealed_dek: STANDARD.encode(sealed_dek),
+    })?;
+    fsx::point("open-copy:after");
+    let keys = RecordKeys::derive(&dek, &header);
+    let t = zone.target(target).ok_or_else(|| ZoneError::NoTarget("it is not reachable".into()))?;
+    let out = TargetOut::new(t.open(alias, copy)?);
+    Ok(Minted { copy, header, keys, out })
+}

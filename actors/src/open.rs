@@ -1,0 +1,202 @@
+//! Opening backup sectors of the zone: whichever healthy copy of a raw sector can be reached, with the zone's key or the owner's.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zoneward_consensus::model::{Copy as BackupCopy, CopyState, State};
+use zoneward_sectors::catalog::SectorTable;
+use zoneward_sectors::crypto::Secret32;
+use zoneward_sectors::header::Header;
+use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
+use zoneward_sectors::restore::OpenSectors;
+use zoneward_sectors::sector_reader::{Expected, SectorIn, SectorReadError, SectorReader, read_header};
+use zoneward_sectors::zonekeys::ZoneKeys;
+use zoneward_targets::{Target, TargetError};
+
+/// The targets of the zone that are open.
+pub type Targets = HashMap<TargetId, Arc<dyn Target>>;
+
+/// A target's sector as the data plane reads it.
+struct OnTarget(Box<dyn zoneward_targets::SectorReader>);
+
+fn to_io(e: TargetError) -> io::Error {
+    let kind = match &e {
+        TargetError::NotFound { .. } => io::ErrorKind::NotFound,
+        TargetError::Truncated { .. } => io::ErrorKind::UnexpectedEof,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, e)
+}
+
+impl SectorIn for OnTarget {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buf, offset).map_err(to_io)
+    }
+}
+
+/// What the opener knows of one copy.
+#[derive(Clone)]
+struct Known {
+    copy: CopyId,
+    target: TargetId,
+    alias: zoneward_sectors::ids::ZoneAlias,
+    state: CopyState,
+    sealed_dek: Vec<u8>,
+    expected: Expected,
+}
+
+struct Inner {
+    targets: Targets,
+    keys: ZoneKeys,
+    owner_sign_public: [u8; 32],
+    table: SectorTable,
+    copies: HashMap<SectorId, Vec<Known>>,
+    open: Mutex<HashMap<u32, (CopyId, Arc<SectorReader>)>>,
+    bad: Mutex<HashSet<CopyId>>,
+}
+
+/// Opens sectors and keeps them open. Cheap to clone.
+#[derive(Clone)]
+pub struct Opener(Arc<Inner>);
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opener")
+    }
+}
+
+/// Sectors kept open at once: each holds a file and a seek table.
+const OPEN_MAX: usize = 64;
+
+impl Opener {
+    pub fn new(state: &State, targets: Targets, keys: ZoneKeys, owner_sign_public: [u8; 32], table: SectorTable) -> Self {
+        let mut copies: HashMap<SectorId, Vec<Known>> = HashMap::new();
+        for c in state.copies.values() {
+            let Some(sector) = state.sectors.get(&c.sector) else { continue };
+            copies.entry(c.sector).or_default().push(Known {
+                copy: c.id,
+                target: c.target,
+                alias: c.alias,
+                state: c.state,
+                sealed_dek: STANDARD.decode(&c.sealed_dek).unwrap_or_default(),
+                expected: Expected {
+                    sector: Some(c.sector),
+                    raw_id: sector.raw_id,
+                    header_hash: Some(c.header_hash),
+                },
+            });
+        }
+        Self(Arc::new(Inner {
+            targets,
+            keys,
+            owner_sign_public,
+            table,
+            copies,
+            open: Mutex::default(),
+            bad: Mutex::default(),
+        }))
+    }
+
+    pub fn table(&self) -> &SectorTable {
+        &self.0.table
+    }
+
+    /// Opens one copy, verifying its header, key and trailer against what the state knows.
+    pub fn copy(&self, c: &BackupCopy) -> Result<(Header, SectorReader), SectorReadError> {
+        let known = self.0.copies.get(&c.sector).and_then(|all| all.iter().find(|k| k.copy == c.id));
+        match known {
+            Some(k) => self.open_known(k),
+            None => Err(SectorReadError::Other("the zone knows no such copy")),
+        }
+    }
+
+    fn open_known(&self, k: &Known) -> Result<(Header, SectorReader), SectorReadError> {
+        let i = &self.0;
+        let target = i.targets.get(&k.target).ok_or_else(|| io::Error::other("its target is not reachable"))?;
+        let input: Arc<dyn SectorIn> = Arc::new(OnTarget(target.reader(k.alias, k.copy).map_err(to_io)?));
+        let header = read_header(&*input)?;
+        if header.core().copy != k.copy || header.core().alias != k.alias {
+            return Err(SectorReadError::Other("its header names another copy"));
+        }
+        let dek: Secret32 = i
+            .keys
+            .open_dek(k.copy, &k.sealed_dek)
+            .map_err(|_| SectorReadError::Other("its key cannot be opened with the zone's secret"))?;
+        let reader = SectorReader::open(input, &header, &i.owner_sign_public, &dek, &k.expected)?;
+        Ok((header, reader))
+    }
+
+    /// A reader for a raw sector: the first copy that opens.
+    pub fn sector(&self, number: u32) -> Result<Arc<SectorReader>, String> {
+        let mut open = self.0.open.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((_, r)) = open.get(&number) {
+            return Ok(r.clone());
+        }
+        let id = self.0.table.id(number).ok_or("the catalog names an unknown sector")?;
+        let mut why = Vec::new();
+        for k in self.0.copies.get(&id).into_iter().flatten() {
+            let bad = self.0.bad.lock().unwrap_or_else(|e| e.into_inner()).contains(&k.copy);
+            if bad || k.state == CopyState::Open {
+                continue;
+            }
+            match self.open_known(k) {
+                Ok((_, r)) => {
+                    if open.len() >= OPEN_MAX {
+                        open.clear();
+                    }
+                    let r = Arc::new(r);
+                    open.insert(number, (k.copy, r.clone()));
+                    return Ok(r);
+                }
+                Err(e) => {
+                    let target = self.0.targets.get(&k.target).map_or_else(|| k.target.to_string(), |t| t.describe());
+                    why.push(format!("copy {} on {target}: {}", k.copy, chain(&e)));
+                    self.0.bad.lock().unwrap_or_else(|e| e.into_inner()).insert(k.copy);
+                }
+            }
+        }
+        if why.is_empty() {
+            why.push("no copy of it is stored".into());
+        }
+        Err(format!("sector {id} cannot be opened: {}", why.join("; ")))
+    }
+
+    /// The copy in use turned out damaged: the next one.
+    pub fn next_copy(&self, number: u32, _what: &str) -> Result<Arc<SectorReader>, String> {
+        let mut open = self.0.open.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((copy, _)) = open.remove(&number) {
+            self.0.bad.lock().unwrap_or_else(|e| e.into_inner()).insert(copy);
+        }
+        drop(open);
+        self.sector(number)
+    }
+}
+
+impl OpenSectors for Opener {
+    fn open(&self, sector: u32) -> Result<Arc<SectorReader>, String> {
+        self.sector(sector)
+    }
+
+    fn after_damage(&self, sector: u32, what: &str) -> Result<Arc<SectorReader>, String> {
+        self.next_copy(sector, what)
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(e: &dyn std::error::Error) -> String {
+    let mut out = e.to_string();
+    let mut source = e.source();
+    while let Some(s) = source {
+        out.push_str(": ");
+        out.push_str(&s.to_string());
+        source = s.source();
+    }
+    out
+}

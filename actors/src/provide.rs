@@ -1,0 +1,159 @@
+//! The control plane's side of packing: opens sectors on the first target, seals them, and records both.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use zoneward_consensus::command::Command;
+use zoneward_consensus::model::Part;
+use zoneward_consensus::sizes::plan_sectors;
+use zoneward_sectors::fsx;
+use zoneward_sectors::ids::{CheckpointId, CopyId, SectorId, TargetId};
+use zoneward_sectors::pack::{OpenedSector, PackError, PlacedPart, Sectors};
+use zoneward_sectors::sector_writer::{Finished, SectorFacts};
+
+use crate::catalogs::local_form;
+use crate::clock::now_ms;
+use crate::errors::ZoneError;
+use crate::mint::{TargetOut, mint_copy};
+use crate::zone::Zone;
+
+pub(crate) struct Provider<'a> {
+    zone: &'a mut Zone,
+    checkpoint: CheckpointId,
+    copies: u8,
+    min_priority: i32,
+    target: TargetId,
+    open: HashMap<SectorId, (CopyId, Arc<TargetOut>)>,
+    pub sectors: u64,
+    pub stored_bytes: u64,
+}
+
+fn failed(what: &str, e: impl Into<ZoneError>) -> PackError {
+    PackError::Provider(what.to_owned(), Some(Box::new(e.into())))
+}
+
+/// The target for a first copy: one that can be written in place, with the most room.
+pub(crate) fn first_target(zone: &Zone) -> Result<TargetId, ZoneError> {
+    let usable = zone.targets().iter().filter(|(id, t)| {
+        let known = zone.state().targets.get(id);
+        known.is_some_and(|k| !k.paused) && t.capabilities().direct_write
+    });
+    usable.max_by_key(|(id, t)| (t.capabilities().free_bytes.unwrap_or(u64::MAX) >> 34, std::cmp::Reverse(**id))).map(|(id, _)| *id).ok_or_else(|| {
+        let why: Vec<String> =
+            zone.unreachable().iter().map(|u| format!("{}: {}", u.name, crate::open::chain(&u.error))).collect();
+        ZoneError::NoTarget(if why.is_empty() { "all are paused".into() } else { why.join("; ") })
+    })
+}
+
+impl<'a> Provider<'a> {
+    pub fn new(zone: &'a mut Zone, checkpoint: CheckpointId, copies: u8, min_priority: i32) -> Result<Self, ZoneError> {
+        let target = first_target(zone)?;
+        Ok(Self {
+            zone,
+            checkpoint,
+            copies,
+            min_priority,
+            target,
+            open: HashMap::new(),
+            sectors: 0,
+            stored_bytes: 0,
+        })
+    }
+
+    /// Throws away what is not sealed.
+    pub fn abandon(&mut self) {
+        for (sector, (_, out)) in self.open.drain() {
+            out.abandon();
+            // If even this cannot be recorded, the next run finds the open sector and gives it up.
+            let _ = self.zone.propose(Command::AbandonSector { sector });
+        }
+    }
+
+    fn open_sector(&mut self, class_log2: u8) -> Result<OpenedSector, ZoneError> {
+        let sector = SectorId::random();
+        fsx::point("open-sector:before");
+        self.zone.propose(Command::OpenSector {
+            sector,
+            checkpoint: self.checkpoint,
+            class_log2,
+            system: false,
+            copies_wanted: self.copies,
+            min_priority: self.min_priority,
+        })?;
+        fsx::point("open-sector:after");
+        let minted = mint_copy(self.zone, sector, class_log2, self.target)?;
+        self.open.insert(sector, (minted.copy, minted.out.clone()));
+        let facts = SectorFacts {
+            zone: self.zone.keys().zone(),
+            sector,
+            checkpoint: self.checkpoint,
+            packer: self.zone.node(),
+            epoch: self.zone.keys().epoch(),
+            system: false,
+            created_ms: now_ms(),
+        };
+        Ok(OpenedSector { facts, header: minted.header, keys: minted.keys, out: minted.out })
+    }
+
+    fn seal_sector(
+        &mut self,
+        sector: SectorId,
+        done: Finished,
+        parts: Vec<(PlacedPart, Vec<u8>)>,
+    ) -> Result<(), ZoneError> {
+        let Some((copy, out)) = self.open.remove(&sector) else {
+            return Err(ZoneError::Sector(format!("sector {sector} is not open")));
+        };
+        let mut placed = Vec::with_capacity(parts.len());
+        let mut entries = 0;
+        for (p, frames) in parts {
+            let path = self.zone.home.catalog_part(p.layer, p.part);
+            // A cache that knows whether it is whole: it need not be durable.
+            fsx::write_plainly(&path, &local_form(&frames), 0o600).map_err(crate::home::io_at("write", &path))?;
+            let PlacedPart { part, offset, length, .. } = p;
+            entries += p.entries;
+            placed.push((p.layer, Part { sector, part, offset, length, entries: p.entries }));
+        }
+        fsx::point("seal:before");
+        out.seal(done.file_len)?;
+        fsx::point("seal:after");
+        self.zone.propose(Command::SealSector {
+            sector,
+            raw_id: done.raw_id,
+            raw_len: done.raw_len,
+            tar_len: done.tar_len,
+            index: done.index,
+            seek_table: done.seek_table,
+            entries,
+            parts: placed,
+            copy,
+            stored_len: done.file_len,
+        })?;
+        fsx::point("seal-recorded:after");
+        self.sectors += 1;
+        self.stored_bytes += done.file_len;
+        Ok(())
+    }
+}
+
+impl Sectors for Provider<'_> {
+    fn open(&mut self, estimate: u64, at_least: u64) -> Result<OpenedSector, PackError> {
+        let (min, max) = self.zone.state().zone.as_ref().map_or((31, 36), |z| (z.sector_min_log2, z.sector_max_log2));
+        let most = self.zone.target(self.target).map_or(max, |t| t.capabilities().max_class_log2).min(max);
+        let first = plan_sectors(estimate.max(at_least), min, most).first().copied().unwrap_or(min);
+        let class = first.max(at_least.next_power_of_two().trailing_zeros() as u8);
+        if class > 36 {
+            return Err(PackError::Provider("no class is large enough".into(), None));
+        }
+        self.open_sector(class).map_err(|e| failed("a sector cannot be opened", e))
+    }
+
+    fn seal(
+        &mut self,
+        sector: SectorId,
+        done: Finished,
+        parts: Vec<(PlacedPart, Vec<u8>)>,
+    ) -> Result<(), PackError> {
+        self.seal_sector(sector, done, parts).map_err(|e| failed("a sector cannot be sealed", e))
+    }
+}

@@ -1,0 +1,184 @@
+//! Restoring checkpoints: which entries, to where, from which copies.
+
+use std::path::{Path, PathBuf};
+
+use zoneward_sectors::catalog::CatalogError;
+use zoneward_sectors::entry::{Entry, Kind};
+use zoneward_sectors::ids::{CheckpointId, LayerId, SourceId};
+use zoneward_sectors::place::Place;
+use zoneward_sectors::restore::{Progress, RestoreReport, Settings, restore};
+
+use crate::errors::ZoneError;
+use crate::zone::Zone;
+
+/// Decides by absolute path whether an entry is wanted; true for directories above what is wanted too.
+pub type Wanted<'a> = &'a (dyn Fn(&[u8], bool) -> bool + Sync);
+
+/// What to restore.
+pub struct RestoreRequest<'a> {
+    pub checkpoint: CheckpointId,
+    /// Below this directory; `None` restores in place.
+    pub to: Option<PathBuf>,
+    pub wanted: Wanted<'a>,
+    pub verify: bool,
+    pub threads: usize,
+}
+
+impl std::fmt::Debug for RestoreRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RestoreRequest({})", self.checkpoint)
+    }
+}
+
+/// A source of a checkpoint, with its catalog's chain.
+#[derive(Clone, Debug)]
+pub struct Held {
+    pub source: SourceId,
+    pub path: Vec<u8>,
+    pub layers: Vec<LayerId>,
+    pub priority: i32,
+}
+
+/// The sources a checkpoint holds, most important first.
+pub fn sources_of(zone: &Zone, checkpoint: CheckpointId) -> Vec<Held> {
+    let state = zone.state();
+    let Some(c) = state.checkpoints.get(&checkpoint) else { return Vec::new() };
+    let mut all: Vec<Held> = c
+        .tasks
+        .iter()
+        .filter(|t| !t.layers.is_empty())
+        .filter_map(|t| {
+            let s = state.sources.get(&t.source)?;
+            Some(Held { source: t.source, path: s.path.clone(), layers: t.layers.clone(), priority: s.priority })
+        })
+        .collect();
+    all.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.path.cmp(&b.path)));
+    all
+}
+
+/// An entry's absolute path.
+pub fn absolute(top: &[u8], path: &[u8]) -> Vec<u8> {
+    match (top, path.is_empty()) {
+        (_, true) => top.to_vec(),
+        (b"/", false) => [b"/", path].concat(),
+        (_, false) => [top, b"/", path].concat(),
+    }
+}
+
+/// Restores what is wanted of a checkpoint. `each` is told of every source's figures as it is done.
+pub fn restore_checkpoint(
+    zone: &Zone,
+    request: &RestoreRequest<'_>,
+    progress: &Progress,
+    each: &mut dyn FnMut(&Held, &RestoreReport),
+) -> Result<(), ZoneError> {
+    let opener = zone.opener();
+    let catalogs = zone.catalogs(&opener);
+    for held in sources_of(zone, request.checkpoint) {
+        let (dir, top) = place_of(request, &held);
+        let fresh = request.to.as_deref().is_some_and(is_empty_dir) || !dir.exists();
+        let settings = Settings {
+            threads: request.threads,
+            verify: request.verify,
+            fresh,
+            fingerprint_key: *zone.keys().fingerprint_key(),
+        };
+        let place = Place::open(&dir).map_err(zoneward_sectors::restore::RestoreError::from)?;
+        let entries = Filter::new(catalogs.entries(&held.layers)?, &held.path, request.wanted);
+        let report = restore(entries, &top, &place, &opener, &settings, progress)?;
+        each(&held, &report);
+    }
+    Ok(())
+}
+
+/// The directory that nothing leaves, and the source's place inside it.
+fn place_of(request: &RestoreRequest<'_>, held: &Held) -> (PathBuf, Vec<u8>) {
+    let inside = held.path.strip_prefix(b"/").unwrap_or(&held.path).to_vec();
+    match &request.to {
+        Some(dir) => (dir.clone(), inside),
+        None => (PathBuf::from("/"), inside),
+    }
+}
+
+fn is_empty_dir(dir: &Path) -> bool {
+    match std::fs::read_dir(dir) {
+        Ok(mut rd) => rd.next().is_none(),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+/// Lets wanted entries through, and the directories above them; and files that a wanted hard link needs.
+pub struct Filter<'a, I> {
+    entries: I,
+    top: &'a [u8],
+    wanted: Wanted<'a>,
+    /// Directories above the current path that have not been let through yet.
+    above: Vec<Entry>,
+    ready: std::collections::VecDeque<Entry>,
+    /// Files with several names that were not wanted: the first wanted link takes their content.
+    holders: std::collections::HashMap<Vec<u8>, Holder>,
+}
+
+enum Holder {
+    Skipped(Box<Entry>),
+    /// Its content now lies under this path.
+    Moved(Vec<u8>),
+}
+
+impl<'a, I> Filter<'a, I> {
+    pub fn new(entries: I, top: &'a [u8], wanted: Wanted<'a>) -> Self {
+        Self { entries, top, wanted, above: Vec::new(), ready: Default::default(), holders: Default::default() }
+    }
+
+    fn take(&mut self, mut e: Entry) {
+        while self.above.last().is_some_and(|d| !is_below(&e.path, &d.path)) {
+            self.above.pop();
+        }
+        let is_dir = e.meta.kind == Kind::Dir;
+        if !(self.wanted)(&absolute(self.top, &e.path), is_dir) {
+            if is_dir {
+                self.above.push(e);
+            } else if e.meta.kind == Kind::File && e.meta.nlink > 1 {
+                self.holders.insert(e.path.clone(), Holder::Skipped(Box::new(e)));
+            }
+            return;
+        }
+        if e.meta.kind == Kind::HardLink {
+            match self.holders.remove(&e.link) {
+                Some(Holder::Skipped(holder)) => {
+                    let old = std::mem::take(&mut e.link);
+                    self.holders.insert(old, Holder::Moved(e.path.clone()));
+                    e.meta.kind = Kind::File;
+                    e.extents = holder.extents;
+                    e.xattrs = holder.xattrs;
+                }
+                Some(Holder::Moved(to)) => {
+                    self.holders.insert(std::mem::replace(&mut e.link, to.clone()), Holder::Moved(to));
+                }
+                None => {}
+            }
+        }
+        self.ready.extend(self.above.drain(..));
+        self.ready.push_back(e);
+    }
+}
+
+fn is_below(path: &[u8], dir: &[u8]) -> bool {
+    dir.is_empty() || (path.starts_with(dir) && path.get(dir.len()) == Some(&b'/'))
+}
+
+impl<I: Iterator<Item = Result<Entry, CatalogError>>> Iterator for Filter<'_, I> {
+    type Item = Result<Entry, CatalogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(e) = self.ready.pop_front() {
+                return Some(Ok(e));
+            }
+            match self.entries.next()? {
+                Ok(e) => self.take(e),
+                Err(e) => return Some(Err(e)),
+            }
+        }
+    }
+}

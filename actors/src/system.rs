@@ -1,0 +1,208 @@
+//! System sectors and heads: how a zone is found again from one target and the owner's key.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use zoneward_consensus::command::Command;
+use zoneward_consensus::export::export_state;
+use zoneward_sectors::crypto::sha256;
+use zoneward_sectors::frames::FrameWriter;
+use zoneward_sectors::fsx;
+use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, SectorId, TargetId};
+use zoneward_sectors::pack::{IndexJson, IndexSystem};
+use zoneward_sectors::pax;
+use zoneward_sectors::sector_writer::{Finished, SectorFacts, SectorWriter};
+use zoneward_targets::{ObjectName, TargetError};
+
+use crate::clock::now_ms;
+use crate::errors::ZoneError;
+use crate::mint::mint_copy;
+use crate::provide::first_target;
+use crate::zone::Zone;
+
+/// The priority of system data: above all else.
+const SYSTEM_PRIORITY: i32 = 50;
+
+/// `pointer.json` (`docs/format.md` §8).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pointer {
+    pub format: u32,
+    pub payload: String,
+    pub certificate: String,
+    pub signature: String,
+}
+
+/// What a head says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadPayload {
+    pub n: u64,
+    pub previous: Digest,
+    pub sector: SectorId,
+    pub raw_id: Digest,
+    pub copies: Vec<HeadCopy>,
+    pub checkpoint: CheckpointId,
+    pub time_ms: u64,
+}
+
+/// One copy of the system sector.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadCopy {
+    pub target: TargetId,
+    pub copy: CopyId,
+    pub header_hash: Digest,
+}
+
+/// Packs the zone's state into a system sector on the first target.
+pub(crate) fn write_system(zone: &mut Zone, checkpoint: CheckpointId) -> Result<(), ZoneError> {
+    let mut state = Vec::new();
+    export_state(zone.state(), &mut state).map_err(crate::home::io_at("export", &zone.home.state()))?;
+    let secret = zone.secret().to_json();
+    let mut tar = Vec::with_capacity(state.len() + 8192);
+    let state_at = add_member(&mut tar, ".zoneward/system/state.json", &state);
+    let secret_at = add_member(&mut tar, ".zoneward/system/zone-secret.json", &secret);
+    let target = first_target(zone)?;
+    let sector = SectorId::random();
+    let min = zone.state().zone.as_ref().map_or(31, |z| z.sector_min_log2);
+    let class_log2 = min.max((tar.len() as u64 + (64 << 10)).next_power_of_two().trailing_zeros() as u8);
+    let copies = zone.state().targets.len().clamp(1, 255) as u8;
+    fsx::point("system:before");
+    zone.propose(Command::OpenSector {
+        sector,
+        checkpoint,
+        class_log2,
+        system: true,
+        copies_wanted: copies,
+        min_priority: SYSTEM_PRIORITY,
+    })?;
+    let minted = mint_copy(zone, sector, class_log2, target)?;
+    let facts = SectorFacts {
+        zone: zone.keys().zone(),
+        sector,
+        checkpoint,
+        packer: zone.node(),
+        epoch: zone.keys().epoch(),
+        system: true,
+        created_ms: now_ms(),
+    };
+    let write = || -> Result<Finished, ZoneError> {
+        let mut frames = FrameWriter::new(3).map_err(zoneward_sectors::sector_writer::SectorWriteError::Io)?;
+        let mut w = SectorWriter::begin(facts, &minted.header, minted.keys, minted.out.clone(), None)?;
+        w.add_tar(&mut frames, &tar)?;
+        let system = Some(IndexSystem { state: state_at, secret: secret_at });
+        let index = IndexJson { format: 1, sector, catalogs: Vec::new(), system };
+        let json = serde_json::to_vec(&index).map_err(|_| ZoneError::State { what: "the index cannot be written" })?;
+        let done = w.finish(&mut frames, &json)?;
+        fsx::point("system-seal:before");
+        minted.out.seal(done.file_len)?;
+        fsx::point("system-seal:after");
+        Ok(done)
+    };
+    let done = match write() {
+        Ok(d) => d,
+        Err(e) => {
+            minted.out.abandon();
+            zone.propose(Command::AbandonSector { sector })?;
+            return Err(e);
+        }
+    };
+    zone.propose(Command::SealSector {
+        sector,
+        raw_id: done.raw_id,
+        raw_len: done.raw_len,
+        tar_len: done.tar_len,
+        index: done.index,
+        seek_table: done.seek_table,
+        entries: 0,
+        parts: Vec::new(),
+        copy: minted.copy,
+        stored_len: done.file_len,
+    })?;
+    fsx::point("system:after");
+    Ok(())
+}
+
+/// Adds a member and answers where its content lies.
+fn add_member(tar: &mut Vec<u8>, name: &str, content: &[u8]) -> (u64, u64) {
+    pax::append_simple(tar, name, content.len() as u64);
+    let at = tar.len() as u64;
+    tar.extend_from_slice(content);
+    tar.resize(tar.len() + pax::padding(content.len() as u64), 0);
+    (at, content.len() as u64)
+}
+
+/// The newest system sector that is sealed.
+fn newest_system(zone: &Zone) -> Option<(SectorId, Digest, CheckpointId)> {
+    let state = zone.state();
+    let systems = state.sectors.values().filter(|s| s.system && s.is_sealed());
+    let newest = systems.max_by_key(|s| (state.checkpoints.get(&s.checkpoint).map_or(0, |c| c.seq), s.created_ms))?;
+    Some((newest.id, newest.raw_id?, newest.checkpoint))
+}
+
+/// Publishes the newest head on one target, making the head first if it does not exist yet.
+pub(crate) fn publish(zone: &mut Zone, target: TargetId) -> Result<(), ZoneError> {
+    let (sector, raw_id, checkpoint) =
+        newest_system(zone).ok_or_else(|| ZoneError::Sector("there is no system sector yet".into()))?;
+    let fresh = zone.state().head.as_ref().is_none_or(|h| h.sector != sector);
+    if fresh {
+        let payload = payload(zone, sector, raw_id, checkpoint);
+        let (n, text) = (payload.n, to_text(&payload)?);
+        zone.propose(Command::PublishHead {
+            n,
+            payload: text.clone(),
+            payload_hash: sha256(&[text.as_bytes()]),
+            sector,
+            checkpoint,
+        })?;
+    }
+    let head = zone.state().head.clone().ok_or(ZoneError::State { what: "the head is missing" })?;
+    let signature = zone.signer().sign(&[b"zoneward/1 head", head.payload.as_bytes()].concat());
+    let pointer = Pointer {
+        format: 1,
+        payload: head.payload.clone(),
+        certificate: STANDARD.encode(zone.identity().certificate().to_bytes()),
+        signature: STANDARD.encode(signature),
+    };
+    let bytes = serde_json::to_vec(&pointer).map_err(|_| ZoneError::State { what: "the head cannot be written" })?;
+    let alias = zone.keys().alias(target);
+    let t = zone.target(target).cloned().ok_or_else(|| ZoneError::NoTarget("it is not reachable".into()))?;
+    fsx::point("publish:before");
+    t.put_object(alias, ObjectName::Pointer, &bytes)?;
+    fsx::point("publish:after");
+    zone.propose(Command::PublishedPointer { target, n: head.n, hash: sha256(&[&bytes]) })?;
+    Ok(())
+}
+
+fn to_text(p: &HeadPayload) -> Result<String, ZoneError> {
+    serde_json::to_string(p).map_err(|_| ZoneError::State { what: "the head cannot be written" })
+}
+
+fn payload(zone: &Zone, sector: SectorId, raw_id: Digest, checkpoint: CheckpointId) -> HeadPayload {
+    let state = zone.state();
+    let copies = state.copies.values().filter(|c| c.sector == sector && c.is_stored());
+    HeadPayload {
+        n: state.head.as_ref().map_or(0, |h| h.n) + 1,
+        previous: state.head.as_ref().map_or(Digest([0; 32]), |h| h.payload_hash),
+        sector,
+        raw_id,
+        copies: copies.map(|c| HeadCopy { target: c.target, copy: c.id, header_hash: c.header_hash }).collect(),
+        checkpoint,
+        time_ms: now_ms(),
+    }
+}
+
+/// Removes what a given-up copy left on its target, sealed or not, and forgets the copy.
+pub(crate) fn remove_abandoned(zone: &mut Zone, target: TargetId, copy: CopyId) -> Result<(), ZoneError> {
+    let alias = zone.keys().alias(target);
+    if let Some(t) = zone.target(target).cloned() {
+        match t.discard_incoming(alias, copy) {
+            Ok(()) | Err(TargetError::NotFound { .. }) => {}
+            Err(e) => return Err(e.into()),
+        }
+        t.remove(alias, copy)?;
+    } else {
+        return Err(ZoneError::NoTarget("it is not reachable".into()));
+    }
+    zone.propose(Command::AbandonCopy { copy })?;
+    Ok(())
+}

@@ -1,0 +1,328 @@
+//! The command line: what can be typed. Words and shapes follow what users of restic, Garage and etcd expect.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Encrypted backups of a zone, on targets you need not trust.
+#[derive(Debug, Parser)]
+#[command(
+    name = "zoneward",
+    version,
+    about = "Encrypted backups of a zone, on targets you need not trust",
+    disable_help_subcommand = true,
+    after_help = "First steps:\n  zoneward try ~/Documents                     see it work, in a folder of its own\n  zoneward init --target file:///mnt/backup    make a zone and its first target\n  zoneward backup ~/Documents                  back up; the zone remembers the source\n  zoneward checkpoints                         what there is\n  zoneward restore latest --to ~/restored      get it back"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The zone's home on this node [default: ~/.zoneward]
+    #[arg(long, env = "ZONEWARD_HOME", global = true, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// File whose first line is the passphrase (or set ZONEWARD_PASSPHRASE, or answer the prompt)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Answer as JSON: one document, or one line an event (docs/cli.md lists the shapes)
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Show no progress, not even on a terminal
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a zone, its keys and its first target
+    Init(InitArgs),
+    /// Back up sources: all that the zone knows, or those named (which it then remembers)
+    Backup(BackupArgs),
+    /// List checkpoints
+    #[command(visible_alias = "snapshots")]
+    Checkpoints(CheckpointsArgs),
+    /// List what a checkpoint holds
+    Ls(LsArgs),
+    /// Find paths in checkpoints by a pattern
+    Find(FindArgs),
+    /// Show what differs between two checkpoints
+    Diff(DiffArgs),
+    /// Print a file from a checkpoint
+    Cat(CatArgs),
+    /// Restore a checkpoint or parts of it
+    Restore(RestoreArgs),
+    /// Check that what is stored is there and whole
+    Check(CheckArgs),
+    /// How the zone is: last backup, copies, what is not yet safe
+    Status,
+    /// Raw sectors: list them, open one
+    #[command(subcommand)]
+    Sector(SectorCommand),
+    /// Sources that the zone backs up
+    #[command(subcommand)]
+    Source(SourceCommand),
+    /// Backup Targets
+    #[command(subcommand)]
+    Target(TargetCommand),
+    /// The owner's keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// See it work: back a directory up to a target beside it, check, restore, compare
+    Try(TryArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages
+    Man {
+        /// Where to write them [default: standard output, the main page only]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Where backups go: file:///path or a path; repeat it for several targets
+    #[arg(long, value_name = "URL", required = true)]
+    pub target: Vec<String>,
+    /// The zone's name
+    #[arg(long, default_value = "home")]
+    pub name: String,
+    /// Smallest sector class, a power of two (4KiB … 64GiB)
+    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = crate::units::parse_class)]
+    pub sector_min: u8,
+    /// Bits of the owner's RSA key
+    #[arg(long, value_name = "BITS", default_value = "3072", value_parser = ["3072", "4096"])]
+    pub rsa_bits: String,
+    /// zstd level for new data (1 fast … 19 small)
+    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub compression: i32,
+    /// Where the recovery kit is written [default: recovery-kit.html in the home]
+    #[arg(long, value_name = "FILE")]
+    pub kit: Option<PathBuf>,
+    /// Keep the passphrase-sealed key on targets too, not only the one sealed under the 24 words
+    #[arg(long)]
+    pub passphrase_on_targets: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Directories or files to back up; without any, all sources by priority
+    pub paths: Vec<PathBuf>,
+    /// Priority of the named sources, -50 … 50 [default: 0, or what it has]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-50..=50))]
+    pub priority: Option<i32>,
+    /// Copies of the named sources, 1 … 3 [default: by priority]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub copies: Option<u8>,
+    /// Leave out what matches (repeat it)
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Leave out what matches a line of the file
+    #[arg(long, value_name = "FILE")]
+    pub exclude_from: Vec<PathBuf>,
+    /// Leave out the content of directories marked with CACHEDIR.TAG
+    #[arg(long)]
+    pub exclude_caches: bool,
+    /// Stay on the source's file system
+    #[arg(long)]
+    pub one_file_system: bool,
+    /// Say what would be done, change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Store everything anew
+    #[arg(long, conflicts_with = "differential")]
+    pub full: bool,
+    /// Compare with the last full backup instead of the last one
+    #[arg(long)]
+    pub differential: bool,
+    /// Back up a source that held files and is now empty, or lies on another mount
+    #[arg(long)]
+    pub allow_empty: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckpointsArgs {
+    /// Only the newest N
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Only those that hold this source
+    #[arg(long, value_name = "PATH")]
+    pub source: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// Checkpoint: latest, its number, its id or the beginning of it
+    #[arg(default_value = "latest")]
+    pub checkpoint: String,
+    /// Absolute path: it and what lies below it
+    pub path: Option<PathBuf>,
+    /// Show mode, owner, size and time
+    #[arg(short, long)]
+    pub long: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FindArgs {
+    /// Glob for a name, or for the whole path if it has a /
+    pub pattern: String,
+    /// Only in this checkpoint [default: all]
+    #[arg(long, value_name = "CP")]
+    pub checkpoint: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    pub from: String,
+    pub to: String,
+    /// Only below this absolute path
+    pub path: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CatArgs {
+    /// Checkpoint: latest, its number, its id or the beginning of it
+    pub checkpoint: String,
+    /// Absolute path of the file
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// Checkpoint: latest, its number, its id or the beginning of it
+    pub checkpoint: String,
+    /// Absolute paths: they and what lies below them [default: everything]
+    pub paths: Vec<PathBuf>,
+    /// Restore below this directory
+    #[arg(long, value_name = "DIR", required_unless_present = "in_place", conflicts_with = "in_place")]
+    pub to: Option<PathBuf>,
+    /// Restore to where it came from; files that are already right are left alone
+    #[arg(long)]
+    pub in_place: bool,
+    /// Only what matches (repeat it)
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Not what matches (repeat it)
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Read everything back and compare
+    #[arg(long)]
+    pub verify: bool,
+    /// Say what would be done, change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Read every stored byte
+    #[arg(long)]
+    pub read_data: bool,
+    /// Read a random part of the stored bytes
+    #[arg(long, value_name = "PERCENT", conflicts_with = "read_data", value_parser = crate::units::parse_percent)]
+    pub read_data_subset: Option<f64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SectorCommand {
+    /// List raw sectors and their copies; with an id, the members inside
+    Ls {
+        /// Sector id or the beginning of it
+        id: Option<String>,
+    },
+    /// Write an opened sector to standard output: an ordinary .tar.zst
+    Cat {
+        /// Sector id or the beginning of it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SourceCommand {
+    /// List sources
+    Ls,
+    /// Remember a source without backing it up now
+    Add(SourceArgs),
+    /// Stop backing a source up; what is stored stays
+    Remove {
+        /// Path or id
+        source: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    pub path: PathBuf,
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-50..=50))]
+    pub priority: Option<i32>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub copies: Option<u8>,
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    #[arg(long)]
+    pub exclude_caches: bool,
+    #[arg(long)]
+    pub one_file_system: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TargetCommand {
+    /// List targets
+    Ls,
+    /// Add a target
+    Add {
+        /// file:///path or a path
+        url: String,
+        /// Its name
+        #[arg(long)]
+        name: Option<String>,
+        /// Failure domain: copies of one sector never share one
+        #[arg(long)]
+        domain: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Show the recovery kit again, with new words (the old ones stop working)
+    ShowRecovery {
+        /// Where to write the printable kit [default: recovery-kit.html in the home]
+        #[arg(long, value_name = "FILE")]
+        kit: Option<PathBuf>,
+    },
+    /// Change the passphrase; no sector is touched
+    Passphrase {
+        /// File whose first line is the new passphrase (or set ZONEWARD_NEW_PASSPHRASE, or answer the prompt)
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+    /// Make a new RSA key for new sectors; the kit goes on opening old ones
+    Rotate {
+        #[arg(long, value_name = "BITS", default_value = "3072", value_parser = ["3072", "4096"])]
+        rsa_bits: String,
+        /// Where to write the new printable kit [default: recovery-kit.html in the home]
+        #[arg(long, value_name = "FILE")]
+        kit: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct TryArgs {
+    /// What to back up [default: the current directory]
+    pub path: Option<PathBuf>,
+    /// Where to work [default: a new folder in the system's temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub work: Option<PathBuf>,
+}
+

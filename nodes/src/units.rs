@@ -1,0 +1,141 @@
+//! Sizes, times and percentages as people write and read them.
+
+/// Bytes in binary units, three figures: `31.0 GiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match (unit, value) {
+        (0, _) => format!("{n} B"),
+        (_, v) if v < 10.0 => format!("{v:.2} {}", UNITS[unit]),
+        (_, v) if v < 100.0 => format!("{v:.1} {}", UNITS[unit]),
+        (_, v) => format!("{v:.0} {}", UNITS[unit]),
+    }
+}
+
+/// A number with thin groups: `58,123`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// `1 file`, `2 files`.
+pub fn plural(n: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(n), if n == 1 { one } else { many })
+}
+
+/// A duration for people: `0.4 s`, `12 s`, `6 min`, `2 h 5 min`, `3 d 4 h`.
+pub fn duration(seconds: f64) -> String {
+    let s = seconds.max(0.0);
+    match s as u64 {
+        0..=9 => format!("{s:.1} s"),
+        10..=119 => format!("{s:.0} s"),
+        n @ 120..=7199 => format!("{} min", n / 60),
+        n @ 7200..=172_799 => format!("{} h {} min", n / 3600, n % 3600 / 60),
+        n => format!("{} d {} h", n / 86400, n % 86400 / 3600),
+    }
+}
+
+/// A moment in local time: `2026-11-20 22:18:03`.
+pub fn local_time(ms: u64) -> String {
+    match jiff::Timestamp::from_millisecond(ms as i64) {
+        Ok(t) => t.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => "?".into(),
+    }
+}
+
+/// A moment as RFC 3339 in UTC, for JSON.
+pub fn utc_time(ms: u64) -> String {
+    jiff::Timestamp::from_millisecond(ms as i64).map_or_else(|_| String::new(), |t| t.to_string())
+}
+
+/// Reads `2GiB`, `512M`, `1048576`. Decimal letters mean binary units, as in restic.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let t = text.trim();
+    let digits = t.find(|c: char| !c.is_ascii_digit()).unwrap_or(t.len());
+    let (number, unit) = t.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        other => return Err(format!("unknown unit {other:?}: use KiB, MiB, GiB or TiB")),
+    };
+    let n: u64 = number.parse().map_err(|_| format!("{text:?} is not a size, such as 2GiB"))?;
+    n.checked_shl(shift).filter(|v| v >> shift == n).ok_or_else(|| format!("{text} is too large"))
+}
+
+/// Reads a sector class: a power of two from 4 KiB to 64 GiB, as its log2.
+pub fn parse_class(text: &str) -> Result<u8, String> {
+    let n = parse_size(text)?;
+    if !n.is_power_of_two() || !(12..=36).contains(&n.trailing_zeros()) {
+        return Err("a sector class is a power of two from 4KiB to 64GiB".into());
+    }
+    Ok(n.trailing_zeros() as u8)
+}
+
+/// Reads `5%` or `5`.
+pub fn parse_percent(text: &str) -> Result<f64, String> {
+    let n: f64 = text.trim().trim_end_matches('%').trim().parse().map_err(|_| format!("{text:?} is not a percentage"))?;
+    if n > 0.0 && n <= 100.0 { Ok(n) } else { Err("a percentage is above 0 and at most 100".into()) }
+}
+
+/// Bytes of a path for a terminal: UTF-8 as it is, everything that could steer the terminal escaped.
+pub fn show_path(path: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in path.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                c if c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c) => {
+                    out.extend(c.escape_default());
+                }
+                c => out.push(c),
+            }
+        }
+        for b in chunk.invalid() {
+            out.push_str(&format!("\\x{b:02x}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_and_written() {
+        assert_eq!(parse_size("2GiB"), Ok(2 << 30));
+        assert_eq!(parse_size(" 512 k "), Ok(512 << 10));
+        assert_eq!(parse_size("7"), Ok(7));
+        for bad in ["", "x", "1.5G", "-1", "1 parsec", "99999999999T", "18446744073709551616"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_class("1MiB"), Ok(20));
+        assert!(parse_class("3MiB").is_err() && parse_class("128GiB").is_err() && parse_class("2KiB").is_err());
+        assert_eq!((bytes(0), bytes(1023), bytes(1024), bytes(33_285_996_544)), ("0 B".into(), "1023 B".into(), "1.00 KiB".into(), "31.0 GiB".into()));
+        assert_eq!((count(0), count(999), count(1000), count(1234567)), ("0".into(), "999".into(), "1,000".into(), "1,234,567".into()));
+        assert_eq!(parse_percent("5%"), Ok(5.0));
+        assert!(parse_percent("0").is_err() && parse_percent("101%").is_err() && parse_percent("nan").is_err());
+    }
+
+    #[test]
+    fn paths_cannot_steer_the_terminal() {
+        assert_eq!(show_path(b"a\x1b[2Jb\n\xff\\"), "a\\u{1b}[2Jb\\n\\xff\\\\");
+        assert_eq!(show_path("汉字🙂".as_bytes()), "汉字🙂");
+        assert_eq!(show_path("a\u{202e}b".as_bytes()), "a\\u{202e}b");
+    }
+}
