@@ -236,7 +236,6 @@ fn stats_of(counts: &Counts, packed: &PackReport) -> TaskStats {
         excluded: counts.excluded + counts.caches + counts.other_file_systems,
         unsteady: packed.unsteady_count,
         vanished: counts.vanished + packed.vanished,
-        ..TaskStats::default()
     }
 }
 
@@ -286,7 +285,6 @@ fn finish_task(zone: &mut Zone, checkpoint: CheckpointId, r: &SourceReport) -> R
         warnings: warnings_of(r),
         mount: Some(mount),
         entries: r.counts.files + r.counts.dirs + r.counts.others,
-        failed: false,
     })?;
     fsx::point("finish-task:after");
     Ok(())

@@ -112,7 +112,10 @@ impl LazyPart {
         let reader = self.opener.sector(number).map_err(failed)?;
         let bytes = match read(&reader) {
             Ok(b) => b,
-            Err(e) => read(&self.opener.next_copy(number, &e).map_err(failed)?).map_err(failed)?,
+            Err(e) => {
+                let other = self.opener.next_copy(number, &e).map_err(failed)?;
+                read(&other).map_err(failed)?
+            }
         };
         Ok(bytes)
     }

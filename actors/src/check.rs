@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use zoneward_consensus::model::{CheckpointState, Copy as BackupCopy};
+use zoneward_consensus::model::Copy as BackupCopy;
 use zoneward_sectors::crypto::sha256;
 use zoneward_sectors::entry::Extent;
 use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
@@ -115,7 +115,8 @@ pub fn check(zone: &Zone, depth: Depth, threads: usize, progress: &CheckProgress
         lost: Lost::new(),
     };
     for u in zone.unreachable() {
-        c.find(Some(u.target), None, None, format!("the target cannot be reached: {}", chain(&u.error)), false);
+        let damage = matches!(u.error, TargetError::BadMarker { .. } | TargetError::OtherTarget { .. });
+        c.find(Some(u.target), None, None, format!("the target cannot be used: {}", chain(&u.error)), damage);
     }
     c.objects();
     c.listings();
@@ -129,7 +130,7 @@ impl Checker<'_> {
         self.report.findings.push(Finding { target, sector, copy, what, damage });
     }
 
-    /// Marker, pointer and owner key must be, to the byte, what was written.
+    /// Pointer and owner key must be, to the byte, what was written. (The marker was checked when the target was opened.)
     fn objects(&mut self) {
         let records: Vec<_> = self.zone.state().targets.values().cloned().collect();
         for t in records {
@@ -150,9 +151,6 @@ impl Checker<'_> {
                         found.push((format!("{what} cannot be read: {}", chain(&e)), damage));
                     }
                 }
-            }
-            if let Err(e) = target.verify_marker() {
-                found.push((format!("its marker (zoneward-target.json) is not what was written: {}", chain(&e)), true));
             }
             found.into_iter().for_each(|(what, damage)| self.find(Some(t.id), None, None, what, damage));
         }
@@ -279,7 +277,7 @@ impl Checker<'_> {
         let ends: HashMap<u32, u64> = self.zone.state().sectors.values().filter(|s| s.is_sealed()).map(|s| (self.zone.table().number(s.id), s.tar_len)).collect();
         let mut chains: BTreeMap<(zoneward_sectors::ids::SourceId, Vec<_>), Vec<u64>> = BTreeMap::new();
         for c in self.zone.state().checkpoints.values() {
-            if !matches!(c.state, CheckpointState::Stored | CheckpointState::Published) {
+            if !c.is_complete() {
                 continue;
             }
             for t in c.tasks.iter().filter(|t| !t.layers.is_empty()) {

@@ -12,7 +12,7 @@ use zoneward_sectors::ids::{NodeId, TargetId, ZoneId};
 use zoneward_sectors::keyfile::{OwnerKeyFile, Words};
 use zoneward_sectors::owner::{OwnerKeys, RsaSize};
 use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
-use zoneward_targets::{Existing, ObjectName, Target, url::Url};
+use zoneward_targets::{Existing, ObjectName, Target, Url};
 use zoneward_transport::identity::NodeIdentity;
 
 use crate::clock::now_ms;
@@ -143,7 +143,7 @@ pub fn put_owner_key(zone: &mut Zone, keyfile: &OwnerKeyFile, with_passphrase: b
     let targets: Vec<_> = zone.targets().iter().map(|(id, t)| (*id, t.clone())).collect();
     for (id, target) in targets {
         target.put_object(zone.keys().alias(id), ObjectName::OwnerKey, &bytes)?;
-        zone.propose(Command::SetTarget { target: id, paused: None, owner_key_hash: Some(hash), marker_hash: None })?;
+        zone.propose(Command::SetTarget { target: id, paused: None, owner_key_hash: Some(hash) })?;
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ struct Known {
 
 struct Inner {
     targets: Targets,
-    keys: ZoneKeys,
+    keys: Arc<ZoneKeys>,
     owner_sign_public: [u8; 32],
     table: SectorTable,
     copies: HashMap<SectorId, Vec<Known>>,
@@ -76,7 +76,7 @@ impl std::fmt::Debug for Opener {
 const OPEN_MAX: usize = 64;
 
 impl Opener {
-    pub fn new(state: &State, targets: Targets, keys: ZoneKeys, owner_sign_public: [u8; 32], table: SectorTable) -> Self {
+    pub fn new(state: &State, targets: Targets, keys: Arc<ZoneKeys>, owner_sign_public: [u8; 32], table: SectorTable) -> Self {
         let mut copies: HashMap<SectorId, Vec<Known>> = HashMap::new();
         for c in state.copies.values() {
             let Some(sector) = state.sectors.get(&c.sector) else { continue };

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use zoneward_consensus::plan::{Work, plan};
-use zoneward_sectors::ids::{SectorId, TargetId};
+use zoneward_consensus::command::Command;
+use zoneward_consensus::model::CopyState;
+use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
 
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
@@ -32,11 +34,29 @@ pub fn tidy(zone: &mut Zone) -> Result<(), ZoneError> {
             target.discard_incoming(alias, copy)?;
         }
     }
+    give_up_cut_work(zone)?;
     let work: Vec<Work> = plan(zone.state(), now_ms());
     for w in work {
         if let Work::RemoveIncoming { target, copy } = w {
             crate::system::remove_abandoned(zone, target, copy)?;
         }
+    }
+    Ok(())
+}
+
+/// Nobody else works in this home, so a copy that is still open was cut; so was a system sector.
+fn give_up_cut_work(zone: &mut Zone) -> Result<(), ZoneError> {
+    let state = zone.state();
+    let systems: Vec<SectorId> =
+        state.sectors.values().filter(|s| s.system && !s.is_sealed()).map(|s| s.id).collect();
+    let sealed = |s: &SectorId| state.sectors.get(s).is_some_and(|s| s.is_sealed());
+    let copies: Vec<CopyId> =
+        state.copies.values().filter(|c| c.state == CopyState::Open && sealed(&c.sector)).map(|c| c.id).collect();
+    for sector in systems {
+        zone.propose(Command::AbandonSector { sector })?;
+    }
+    for copy in copies {
+        zone.propose(Command::AbandonCopy { copy })?;
     }
     Ok(())
 }
@@ -89,7 +109,7 @@ fn do_work(zone: &mut Zone, work: &Work, threads: usize, settled: &mut Settled) 
             Ok(true)
         }
         Work::FinishCheckpoint { checkpoint } => {
-            zone.propose(zoneward_consensus::command::Command::FinishCheckpoint { checkpoint })?;
+            zone.propose(Command::FinishCheckpoint { checkpoint })?;
             Ok(true)
         }
         // A cut checkpoint is carried on by the next backup, which knows what was asked for.

@@ -49,7 +49,7 @@ pub fn source_path(source: &Source) -> PathBuf {
 /// Begins to compare a source with its base.
 pub fn scan(source: &Source, base: Merge, compare: Compare, threads: usize) -> Result<Scan, ZoneError> {
     let root = source_path(source);
-    let excludes = Excludes::new(&source.excludes).map_err(|e| ZoneError::TargetUrl(e.to_string()))?;
+    let excludes = Excludes::new(&source.excludes, false).map_err(|e| ZoneError::TargetUrl(e.to_string()))?;
     let filter: Option<Arc<dyn Fn(&[u8], bool) -> bool + Send + Sync>> = if source.excludes.is_empty() {
         None
     } else {
@@ -96,11 +96,14 @@ pub fn survey(source: &Source, base: Merge, compare: Compare, threads: usize) ->
 
 /// What a path lies on, in words that stay the same across restarts: `a mounted file system`, or `a plain directory`.
 pub fn mount_of(path: &Path) -> Result<String, ZoneError> {
-    use std::os::unix::fs::MetadataExt;
-    let stat = |p: &Path| std::fs::metadata(p).map_err(|source| ZoneError::Source { path: path.to_owned(), source });
-    let here = stat(path)?;
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let mount = |p: &Path| {
+        let s = statx(CWD, p, AtFlags::empty(), StatxFlags::MNT_ID);
+        s.map(|s| s.stx_mnt_id).map_err(|e| ZoneError::Source { path: path.to_owned(), source: e.into() })
+    };
+    let here = mount(path)?;
     let is_mount = match path.parent() {
-        Some(parent) => stat(parent)?.dev() != here.dev(),
+        Some(parent) => mount(parent)? != here,
         None => true,
     };
     Ok(if is_mount { "a mounted file system" } else { "a plain directory" }.into())

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::State;
-use zoneward_consensus::store::{FileBackend, Store};
+use zoneward_consensus::store::Store;
 use zoneward_consensus::Outcome;
 use zoneward_sectors::catalog::SectorTable;
 use zoneward_sectors::crypto::Signer;
@@ -15,7 +15,7 @@ use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{NodeId, TargetId};
 use zoneward_sectors::owner::OwnerPublic;
 use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
-use zoneward_targets::{Target, TargetError, url::Url};
+use zoneward_targets::{Target, TargetError, Url};
 use zoneward_transport::identity::NodeIdentity;
 
 use crate::catalogs::Catalogs;
@@ -36,7 +36,7 @@ pub struct Unreachable {
 pub struct Zone {
     pub home: Home,
     store: Store,
-    keys: ZoneKeys,
+    keys: Arc<ZoneKeys>,
     secret: ZoneSecret,
     identity: NodeIdentity,
     owner: OwnerPublic,
@@ -77,7 +77,7 @@ impl Zone {
         let sign: [u8; 32] = sign.try_into().map_err(|_| bad_key("the owner's signing key"))?;
         let owner = OwnerPublic::new(&spki, sign).map_err(|_| bad_key("the owner's public key"))?;
         let secret = ZoneSecret::from_json(&read_secret(&home.zone_secret())?)?;
-        let keys = ZoneKeys::derive(zone.id, &secret);
+        let keys = Arc::new(ZoneKeys::derive(zone.id, &secret));
         let identity = NodeIdentity::load(&home.secrets(), &sign)?;
         let (mut targets, mut unreachable) = (Targets::new(), Vec::new());
         for t in store.state().targets.values() {
@@ -102,7 +102,7 @@ impl Zone {
         self.store.state()
     }
 
-    pub fn keys(&self) -> &ZoneKeys {
+    pub fn keys(&self) -> &Arc<ZoneKeys> {
         &self.keys
     }
 
@@ -165,6 +165,5 @@ impl Zone {
 
 /// The store of a new zone.
 pub(crate) fn create_store(home: &Home) -> Result<Store, ZoneError> {
-    let _ = std::any::type_name::<FileBackend>();
     Ok(Store::create(&home.state())?)
 }

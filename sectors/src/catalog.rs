@@ -10,7 +10,7 @@ use std::sync::{Arc, RwLock};
 use crate::ids::SectorId;
 
 pub use merge::Merge;
-pub use reader::{CatalogError, Line, PartReader};
+pub use reader::{CatalogError, Line, PartReader, path_is_inside};
 pub use writer::PartWriter;
 
 /// The sectors that extents refer to, numbered from 0 for this process. Shared by readers and writers.

@@ -14,6 +14,8 @@ pub enum Change {
     Put(Seen),
     /// A further name of a file whose content is held by the entry `holder`.
     Link { seen: Seen, holder: Vec<u8> },
+    /// Unchanged, but the catalog is to be whole.
+    Keep(Entry),
     /// A path of the base that is no longer there.
     Gone(Vec<u8>),
 }
@@ -60,6 +62,8 @@ pub struct Differ<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, Ca
     unseen: Option<Vec<u8>>,
     /// Everything counts as changed.
     all: bool,
+    /// What did not change is named too, so that the catalog needs no base.
+    whole: bool,
     pub counts: Counts,
     pub troubles: Vec<Trouble>,
 }
@@ -89,14 +93,15 @@ fn unchanged(now: &Meta, then: &Meta, kind: Kind) -> bool {
 }
 
 impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>> Differ<W, B> {
-    /// With `all`, every entry is put again, as for a full backup.
-    pub fn new(walk: W, base: B, all: bool) -> Self {
+    /// With `all`, every entry is put again, as for a full backup; with `whole`, unchanged ones are named too.
+    pub fn new(walk: W, base: B, all: bool, whole: bool) -> Self {
         Self {
             walk: walk.peekable(),
             base: base.peekable(),
             holders: HashMap::new(),
             unseen: None,
             all,
+            whole,
             counts: Counts::default(),
             troubles: Vec::new(),
         }
@@ -128,7 +133,7 @@ impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>>
     }
 
     /// Compares what the scan saw with what the base says of the same path.
-    fn judge(&mut self, seen: Seen, base: Option<Entry>) -> Option<Change> {
+    fn judge(&mut self, mut seen: Seen, base: Option<Entry>) -> Option<Change> {
         let mut holder = None;
         if seen.meta.kind == Kind::File && seen.meta.nlink > 1 {
             match self.holders.get(&seen.file_key()) {
@@ -140,15 +145,15 @@ impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>>
         }
         self.count(&seen.meta, holder.is_some());
         let kind = if holder.is_some() { Kind::HardLink } else { seen.meta.kind };
-        let existed = base.is_some();
+        seen.had_base = base.is_some();
         if let Some(b) = base
             && !self.all
             && unchanged(&seen.meta, &b.meta, kind)
             && holder.as_deref().is_none_or(|h| h == b.link)
         {
-            return None;
+            return self.whole.then_some(Change::Keep(b));
         }
-        *(if existed { &mut self.counts.changed } else { &mut self.counts.new }) += 1;
+        *(if seen.had_base { &mut self.counts.changed } else { &mut self.counts.new }) += 1;
         match holder {
             Some(holder) => Some(Change::Link { seen, holder }),
             None => {
@@ -162,10 +167,10 @@ impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>>
 
     fn base_only(&mut self, e: Entry) -> Option<Change> {
         if self.unseen.as_ref().is_some_and(|top| is_below(&e.path, top)) {
-            return None;
+            return self.whole.then_some(Change::Keep(e));
         }
         self.counts.gone += 1;
-        Some(Change::Gone(e.path))
+        (!self.whole).then_some(Change::Gone(e.path))
     }
 
     fn step(&mut self) -> Result<Option<Option<Change>>, CatalogError> {

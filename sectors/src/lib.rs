@@ -7,13 +7,16 @@
 //! [`pack`] (writing) and [`restore`] (reading).
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod attrs;
+pub mod beneath;
 pub mod catalog;
 pub mod cert;
 pub mod chunk;
 pub mod crypto;
+pub mod diff;
 pub mod entry;
-pub mod fsx;
 pub mod frames;
+pub mod fsx;
 pub mod glob;
 pub mod header;
 pub mod ids;
@@ -21,6 +24,12 @@ pub mod index;
 pub mod keyfile;
 pub mod limits;
 pub mod owner;
+pub mod pack;
+pub mod pax;
+pub mod place;
+pub mod restore;
 pub mod sector_reader;
+pub mod sector_writer;
 pub mod stream;
+pub mod walk;
 pub mod zonekeys;

@@ -125,6 +125,9 @@ impl Feed<'_> {
     fn large_once(&mut self, seen: &Seen, last_try: bool) -> Result<bool, Behind> {
         let opened = seen.open().and_then(|f| {
             let meta = attrs::meta_of(&f)?;
+            if !seen.is_still(&meta) {
+                return Err(io::Error::other("another file took its place while it was scanned"));
+            }
             let xattrs = attrs::read_xattrs(&f)?;
             let spans = data_spans(&f, meta.size)?;
             Ok((f, meta, xattrs, spans))
@@ -277,9 +280,9 @@ impl Cutter<'_, '_, '_> {
         }
         let pad = if end.is_some() && whole { pax::padding(self.stored) } else { 0 };
         let bound = (len + head.len() + pad) as u64 + 4096;
-        let (first, mode, large) = (self.first, self.mode, self.large.clone());
+        let (mode, large) = (self.mode, self.large.clone());
         self.first = false;
-        self.feed.send(PieceBody::Large { large, mode, first, head, buf, parts, pad, end }, bound)
+        self.feed.send(PieceBody::Large { large, mode, head, buf, parts, pad, end }, bound)
     }
 
     /// True if one of the first chunks is already stored: then only what is new will be.

@@ -245,6 +245,7 @@ impl<'a, S: Sectors> Placing<'a, S> {
                 self.settle(&mut e.extents, base, shared)?;
                 self.entry(e, shared)
             }
+            News::Kept(e) => self.part(|p| p.push(&e)),
             News::Gone(path) => {
                 self.part(|p| p.push_gone(&path))?;
                 Ok(())

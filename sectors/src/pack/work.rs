@@ -39,7 +39,6 @@ pub(super) enum PieceBody {
     Large {
         large: Arc<Large>,
         mode: Mode,
-        first: bool,
         /// The member's header, in the first piece of a whole member.
         head: Vec<u8>,
         buf: Vec<u8>,
@@ -103,6 +102,8 @@ pub(super) struct Unit {
 pub(super) enum News {
     Entry(Entry),
     Gone(Vec<u8>),
+    /// As the base has it.
+    Kept(Entry),
     /// More extents of the large file under way.
     Extents(Vec<Extent>),
     /// The large file is complete.
@@ -191,7 +192,7 @@ impl Worker<'_> {
     fn piece(&mut self, piece: Piece) -> Result<Vec<Unit>, PackError> {
         match piece.body {
             PieceBody::Batch(changes) => Ok(vec![self.batch(changes)?]),
-            PieceBody::Large { large, mode, head, buf, parts, pad, end, .. } => {
+            PieceBody::Large { large, mode, head, buf, parts, pad, end } => {
                 let units = match mode {
                     Mode::Whole => vec![self.whole(&head, &buf, &parts, pad, end.is_none())?],
                     Mode::Extents => self.extents(piece.seq, &buf, &parts)?,
@@ -300,6 +301,7 @@ impl Worker<'_> {
         for change in changes {
             let news = match change {
                 Change::Gone(path) => News::Gone(path),
+                Change::Keep(entry) => News::Kept(entry),
                 Change::Link { seen, holder } => self.link(&mut tar, &seen, holder),
                 Change::Put(seen) if seen.meta.kind == Kind::File => self.small(&mut tar, &seen, &mut unit.news),
                 Change::Put(seen) => self.other(&mut tar, &seen),
@@ -371,6 +373,9 @@ impl Worker<'_> {
         let start = tar.len();
         let file = seen.open()?;
         let meta = attrs::meta_of(&file)?;
+        if !seen.is_still(&meta) {
+            return Err(io::Error::other("another file took its place while it was scanned"));
+        }
         if meta.size > 8 * crate::limits::SMALL_FILE_MAX {
             return Err(io::Error::other("it grew while it was scanned; the next backup takes it"));
         }

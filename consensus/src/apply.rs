@@ -1,0 +1,287 @@
+//! Applying commands: pure, total, deterministic. A refusal is an outcome and changes nothing.
+
+mod checkpoints;
+mod sectors;
+
+use std::collections::BTreeSet;
+
+use zoneward_sectors::ids::{CheckpointId, CopyId, LayerId, NodeId, SectorId, SourceId, TargetId};
+
+use crate::command::Command;
+use crate::limits::NAME_LEN_MAX;
+use crate::model::{Node, Pointer, State, Target, Zone};
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Refused(Refusal),
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("there is no zone yet")]
+    NoZone,
+    #[error("there is a zone already")]
+    ZoneExists,
+    #[error("{0} is unknown")]
+    Unknown(&'static str),
+    #[error("{0} exists already")]
+    Exists(&'static str),
+    #[error("{0} is not in the state that this needs")]
+    State(&'static str),
+    #[error("{0} is out of range")]
+    Range(&'static str),
+    #[error("{0} differs from what is recorded")]
+    Differs(&'static str),
+    #[error("two copies of one sector must not lie on one target, nor in one failure domain")]
+    SameTarget,
+}
+
+/// A record that a command touched: what the store has to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Row {
+    Zone,
+    Head,
+    Node(NodeId),
+    Target(TargetId),
+    Source(SourceId),
+    Checkpoint(CheckpointId),
+    Layer(LayerId),
+    Sector(SectorId),
+    Copy(CopyId),
+}
+
+/// A state under change: the record of what was touched goes with it.
+pub(crate) struct Change<'a> {
+    pub state: &'a mut State,
+    pub rows: &'a mut BTreeSet<Row>,
+    pub now: u64,
+    pub node: NodeId,
+}
+
+pub(crate) type Applied = Result<(), Refusal>;
+
+fn name_ok(name: &str) -> Applied {
+    let ok = !name.is_empty() && name.len() <= NAME_LEN_MAX && !name.chars().any(char::is_control);
+    if ok { Ok(()) } else { Err(Refusal::Range("the name")) }
+}
+
+/// Applies one command that was logged at `index`. Answers what came of it and which records changed.
+///
+/// Every handler checks first and changes after, so that a refusal leaves everything as it was.
+pub fn apply(
+    state: &mut State,
+    index: u64,
+    time_ms: u64,
+    node: NodeId,
+    command: &Command,
+) -> (Outcome, BTreeSet<Row>) {
+    let mut rows = BTreeSet::new();
+    let now = time_ms.max(state.last_time_ms);
+    let mut change = Change { state, rows: &mut rows, now, node };
+    let done = dispatch(&mut change, command);
+    state.revision = index;
+    state.last_time_ms = now;
+    match done {
+        Ok(()) => (Outcome::Done, rows),
+        Err(refusal) => {
+            debug_assert!(rows.is_empty(), "a refusal must not touch anything");
+            (Outcome::Refused(refusal), rows)
+        }
+    }
+}
+
+fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
+    if c.state.zone.is_none() && !matches!(command, Command::CreateZone { .. }) {
+        return Err(Refusal::NoZone);
+    }
+    match command {
+        Command::CreateZone { .. } => create_zone(c, command),
+        Command::SetZone { name, sector_min_log2, zstd_level } => set_zone(c, name, *sector_min_log2, *zstd_level),
+        Command::SetOwnerKey { fingerprint, public } => {
+            let zone = c.state.zone.as_mut().ok_or(Refusal::NoZone)?;
+            zone.owner_fingerprint = *fingerprint;
+            zone.owner_public.clone_from(public);
+            c.rows.insert(Row::Zone);
+            Ok(())
+        }
+        Command::AddNode { node, name, public_key, certificate } => add_node(c, *node, name, public_key, certificate),
+        Command::AddTarget { .. } => add_target(c, command),
+        Command::SetTarget { target, paused, owner_key_hash } => {
+            let t = c.state.targets.get_mut(target).ok_or(Refusal::Unknown("the target"))?;
+            t.paused = paused.unwrap_or(t.paused);
+            t.owner_key_hash = owner_key_hash.or(t.owner_key_hash);
+            c.rows.insert(Row::Target(*target));
+            Ok(())
+        }
+        Command::PutSource { source } => put_source(c, source),
+        Command::RemoveSource { source } => {
+            c.state.sources.remove(source).ok_or(Refusal::Unknown("the source"))?;
+            c.rows.insert(Row::Source(*source));
+            Ok(())
+        }
+        Command::OpenCheckpoint { checkpoint, checkpoint_kind, sources } => {
+            checkpoints::open(c, *checkpoint, *checkpoint_kind, sources)
+        }
+        Command::ResumeCheckpoint { checkpoint } => checkpoints::resume(c, *checkpoint),
+        Command::AbandonCheckpoint { checkpoint } => checkpoints::abandon(c, *checkpoint),
+        Command::OpenLayer { layer, checkpoint, source, full } => {
+            checkpoints::open_layer(c, *layer, *checkpoint, *source, *full)
+        }
+        Command::FinishTask { .. } => checkpoints::finish_task(c, command),
+        Command::StoreCheckpoint { checkpoint } => checkpoints::store(c, *checkpoint),
+        Command::FinishCheckpoint { checkpoint } => checkpoints::finish(c, *checkpoint),
+        Command::PublishHead { .. } => checkpoints::publish_head(c, command),
+        Command::PublishedPointer { target, n, hash } => {
+            let head = c.state.head.as_ref().ok_or(Refusal::Unknown("the head"))?;
+            if *n > head.n {
+                return Err(Refusal::Range("the head's number"));
+            }
+            let t = c.state.targets.get_mut(target).ok_or(Refusal::Unknown("the target"))?;
+            t.pointer = Some(Pointer { n: *n, hash: *hash });
+            c.rows.insert(Row::Target(*target));
+            Ok(())
+        }
+        Command::OpenSector { .. } => sectors::open(c, command),
+        Command::OpenCopy { .. } => sectors::open_copy(c, command),
+        Command::SealSector { .. } => sectors::seal(c, command),
+        Command::AbandonSector { sector } => sectors::abandon(c, *sector),
+        Command::StoreCopy { copy, stored_len } => sectors::store_copy(c, *copy, *stored_len),
+        Command::AbandonCopy { copy } => sectors::abandon_copy(c, *copy),
+        Command::MarkCopy { copy, state } => sectors::mark(c, *copy, *state),
+        Command::Verified { copies, read } => sectors::verified(c, copies, *read),
+    }
+}
+
+fn create_zone(c: &mut Change<'_>, command: &Command) -> Applied {
+    let Command::CreateZone {
+        zone,
+        name,
+        owner_fingerprint,
+        owner_public,
+        owner_sign_public,
+        sector_min_log2,
+        sector_max_log2,
+        zstd_level,
+        secret_epoch,
+    } = command
+    else {
+        return Err(Refusal::Unknown("the command"));
+    };
+    if c.state.zone.is_some() {
+        return Err(Refusal::ZoneExists);
+    }
+    name_ok(name)?;
+    classes_ok(*sector_min_log2, *sector_max_log2)?;
+    c.state.zone = Some(Zone {
+        id: *zone,
+        name: name.clone(),
+        created_ms: c.now,
+        owner_fingerprint: *owner_fingerprint,
+        owner_public: owner_public.clone(),
+        owner_sign_public: owner_sign_public.clone(),
+        sector_min_log2: *sector_min_log2,
+        sector_max_log2: *sector_max_log2,
+        zstd_level: *zstd_level,
+        feature_level: crate::command::LEVEL,
+        secret_epoch: *secret_epoch,
+    });
+    c.rows.insert(Row::Zone);
+    Ok(())
+}
+
+fn classes_ok(min: u8, max: u8) -> Applied {
+    if (12..=36).contains(&min) && min <= max && max <= 36 { Ok(()) } else { Err(Refusal::Range("the sector class")) }
+}
+
+fn set_zone(c: &mut Change<'_>, name: &Option<String>, min: Option<u8>, level: Option<i32>) -> Applied {
+    let zone = c.state.zone.as_mut().ok_or(Refusal::NoZone)?;
+    if let Some(name) = name {
+        name_ok(name)?;
+    }
+    classes_ok(min.unwrap_or(zone.sector_min_log2), zone.sector_max_log2)?;
+    if level.is_some_and(|l| !(1..=19).contains(&l)) {
+        return Err(Refusal::Range("the compression level"));
+    }
+    zone.name = name.clone().unwrap_or_else(|| zone.name.clone());
+    zone.sector_min_log2 = min.unwrap_or(zone.sector_min_log2);
+    zone.zstd_level = level.unwrap_or(zone.zstd_level);
+    c.rows.insert(Row::Zone);
+    Ok(())
+}
+
+fn add_node(c: &mut Change<'_>, id: NodeId, name: &str, public_key: &str, certificate: &str) -> Applied {
+    name_ok(name)?;
+    if c.state.nodes.contains_key(&id) {
+        return Err(Refusal::Exists("the node"));
+    }
+    let node = Node {
+        id,
+        name: name.to_owned(),
+        public_key: public_key.to_owned(),
+        certificate: certificate.to_owned(),
+        joined_ms: c.now,
+    };
+    c.state.nodes.insert(id, node);
+    c.rows.insert(Row::Node(id));
+    Ok(())
+}
+
+fn add_target(c: &mut Change<'_>, command: &Command) -> Applied {
+    let Command::AddTarget { target, name, url, alias, domain } = command else {
+        return Err(Refusal::Unknown("the command"));
+    };
+    name_ok(name)?;
+    if c.state.targets.values().any(|t| t.id == *target || t.name == *name || t.url == *url) {
+        return Err(Refusal::Exists("a target of this name or URL"));
+    }
+    let record = Target {
+        id: *target,
+        name: name.clone(),
+        url: url.clone(),
+        alias: *alias,
+        domain: domain.clone(),
+        added_ms: c.now,
+        paused: false,
+        owner_key_hash: None,
+        pointer: None,
+    };
+    c.state.targets.insert(*target, record);
+    c.rows.insert(Row::Target(*target));
+    Ok(())
+}
+
+fn put_source(c: &mut Change<'_>, source: &crate::model::Source) -> Applied {
+    if !source.path.starts_with(b"/") || source.path.contains(&0) {
+        return Err(Refusal::Range("the source's path"));
+    }
+    if !(-50..=50).contains(&source.priority) {
+        return Err(Refusal::Range("the priority"));
+    }
+    if source.copies.is_some_and(|n| !(1..=3).contains(&n)) {
+        return Err(Refusal::Range("the number of copies"));
+    }
+    if c.state.source_at(&source.path).is_some_and(|s| s.id != source.id) {
+        return Err(Refusal::Exists("a source of this path"));
+    }
+    let mut record = source.clone();
+    if let Some(old) = c.state.sources.get(&source.id) {
+        if old.path != source.path {
+            return Err(Refusal::Differs("the source's path"));
+        }
+        // What backups learned is not for a setting to change.
+        record.last_mount.clone_from(&old.last_mount);
+        record.last_entries = old.last_entries;
+        record.added_ms = old.added_ms;
+    } else {
+        record.added_ms = c.now;
+    }
+    c.state.sources.insert(source.id, record);
+    c.rows.insert(Row::Source(source.id));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Checkpoints, their tasks and layers, and heads.
+
+use zoneward_sectors::ids::{CheckpointId, CopyId, LayerId, SectorId, SourceId};
+
+use super::{Applied, Change, Refusal, Row};
+use crate::command::Command;
+use crate::limits::WARNINGS_MAX;
+use crate::model::{
+    Checkpoint, CheckpointKind, CheckpointState, CopyState, Head, Layer, SectorState, Task, TaskState, TaskStats,
+};
+
+pub fn open(c: &mut Change<'_>, id: CheckpointId, kind: CheckpointKind, sources: &[SourceId]) -> Applied {
+    if c.state.checkpoints.contains_key(&id) {
+        return Err(Refusal::Exists("the checkpoint"));
+    }
+    if c.state.checkpoints.values().any(|x| x.state == CheckpointState::Running) {
+        return Err(Refusal::State("another checkpoint that is still running"));
+    }
+    if sources.is_empty() || sources.iter().any(|s| !c.state.sources.contains_key(s)) {
+        return Err(Refusal::Unknown("a source"));
+    }
+    let mut tasks = Vec::new();
+    for source in c.state.sources.keys() {
+        if sources.contains(source) {
+            let layers = c.state.base_chain(*source, kind);
+            let stats = TaskStats::default();
+            tasks.push(Task { source: *source, state: TaskState::Running, layers, as_of_ms: c.now, stats, warnings: Vec::new() });
+        } else if let Some(old) =
+            c.state.complete().into_iter().rev().find_map(|x| x.tasks.iter().find(|t| t.source == *source))
+        {
+            tasks.push(Task { state: TaskState::Carried, ..old.clone() });
+        }
+    }
+    let checkpoint = Checkpoint {
+        id,
+        seq: c.state.next_seq + 1,
+        kind,
+        state: CheckpointState::Running,
+        node: c.node,
+        started_ms: c.now,
+        finished_ms: None,
+        tasks,
+    };
+    c.state.next_seq += 1;
+    c.state.checkpoints.insert(id, checkpoint);
+    c.rows.insert(Row::Checkpoint(id));
+    c.rows.insert(Row::Zone);
+    Ok(())
+}
+
+/// Gives up every sector of a checkpoint that is not sealed.
+fn give_up_open(c: &mut Change<'_>, id: CheckpointId) {
+    let open: Vec<SectorId> =
+        c.state.sectors.values().filter(|s| s.checkpoint == id && !s.is_sealed()).map(|s| s.id).collect();
+    for s in open {
+        super::sectors::give_up(c, s);
+    }
+}
+
+pub fn resume(c: &mut Change<'_>, id: CheckpointId) -> Applied {
+    let x = c.state.checkpoints.get_mut(&id).ok_or(Refusal::Unknown("the checkpoint"))?;
+    if x.state != CheckpointState::Running {
+        return Err(Refusal::State("the checkpoint"));
+    }
+    for t in x.tasks.iter_mut().filter(|t| t.state == TaskState::Done) {
+        // It is looked at again: what changed since belongs to the checkpoint that now ends later.
+        t.state = TaskState::Running;
+    }
+    drop_empty_layers(c, id);
+    give_up_open(c, id);
+    c.rows.insert(Row::Checkpoint(id));
+    Ok(())
+}
+
+/// Layers of a checkpoint that hold nothing leave the chains.
+fn drop_empty_layers(c: &mut Change<'_>, id: CheckpointId) {
+    let empty: Vec<LayerId> =
+        c.state.layers.values().filter(|l| l.checkpoint == id && l.parts.is_empty()).map(|l| l.id).collect();
+    for l in &empty {
+        c.state.layers.remove(l);
+        c.rows.insert(Row::Layer(*l));
+    }
+    if let Some(x) = c.state.checkpoints.get_mut(&id) {
+        for t in &mut x.tasks {
+            t.layers.retain(|l| !empty.contains(l));
+        }
+    }
+}
+
+pub fn abandon(c: &mut Change<'_>, id: CheckpointId) -> Applied {
+    let x = c.state.checkpoints.get_mut(&id).ok_or(Refusal::Unknown("the checkpoint"))?;
+    if x.state != CheckpointState::Running {
+        return Err(Refusal::State("the checkpoint"));
+    }
+    x.state = CheckpointState::Abandoned;
+    x.finished_ms = Some(c.now);
+    let layers: Vec<LayerId> = c.state.layers.values().filter(|l| l.checkpoint == id).map(|l| l.id).collect();
+    for l in layers {
+        c.state.layers.remove(&l);
+        c.rows.insert(Row::Layer(l));
+    }
+    // Nothing that counts refers to its sectors, sealed or not.
+    let all: Vec<SectorId> = c.state.sectors.values().filter(|s| s.checkpoint == id).map(|s| s.id).collect();
+    for s in all {
+        super::sectors::give_up(c, s);
+    }
+    c.rows.insert(Row::Checkpoint(id));
+    Ok(())
+}
+
+pub fn open_layer(c: &mut Change<'_>, layer: LayerId, id: CheckpointId, source: SourceId, full: bool) -> Applied {
+    if c.state.layers.contains_key(&layer) {
+        return Err(Refusal::Exists("the layer"));
+    }
+    let x = c.state.checkpoints.get_mut(&id).ok_or(Refusal::Unknown("the checkpoint"))?;
+    let running = x.state == CheckpointState::Running;
+    let task = x.tasks.iter_mut().find(|t| t.source == source).ok_or(Refusal::Unknown("the task"))?;
+    if !running || task.state != TaskState::Running {
+        return Err(Refusal::State("the task"));
+    }
+    // A whole catalog needs nothing before it; what was sealed of this checkpoint so far it names again.
+    if full {
+        task.layers.clear();
+    }
+    task.layers.push(layer);
+    c.state.layers.insert(layer, Layer { id: layer, source, checkpoint: id, full, parts: Vec::new() });
+    c.rows.insert(Row::Checkpoint(id));
+    c.rows.insert(Row::Layer(layer));
+    Ok(())
+}
+
+pub fn finish_task(c: &mut Change<'_>, command: &Command) -> Applied {
+    let Command::FinishTask { checkpoint, source, stats, warnings, mount, entries } = command else {
+        return Err(Refusal::Unknown("the command"));
+    };
+    let x = c.state.checkpoints.get_mut(checkpoint).ok_or(Refusal::Unknown("the checkpoint"))?;
+    let running = x.state == CheckpointState::Running;
+    let task = x.tasks.iter_mut().find(|t| t.source == *source).ok_or(Refusal::Unknown("the task"))?;
+    if !running || task.state != TaskState::Running {
+        return Err(Refusal::State("the task"));
+    }
+    task.state = TaskState::Done;
+    task.as_of_ms = x.started_ms;
+    task.stats = stats.clone();
+    task.warnings = warnings.iter().take(WARNINGS_MAX).cloned().collect();
+    if let Some(s) = c.state.sources.get_mut(source) {
+        s.last_mount.clone_from(mount);
+        s.last_entries = *entries;
+        c.rows.insert(Row::Source(*source));
+    }
+    c.rows.insert(Row::Checkpoint(*checkpoint));
+    Ok(())
+}
+
+pub fn store(c: &mut Change<'_>, id: CheckpointId) -> Applied {
+    let x = c.state.checkpoints.get(&id).ok_or(Refusal::Unknown("the checkpoint"))?;
+    if x.state != CheckpointState::Running || x.tasks.iter().any(|t| t.state == TaskState::Running) {
+        return Err(Refusal::State("the checkpoint"));
+    }
+    if c.state.sectors.values().any(|s| s.checkpoint == id && s.state == SectorState::Open) {
+        return Err(Refusal::State("a sector of the checkpoint"));
+    }
+    drop_empty_layers(c, id);
+    if let Some(x) = c.state.checkpoints.get_mut(&id) {
+        x.state = CheckpointState::Stored;
+        x.finished_ms = Some(c.now);
+    }
+    c.rows.insert(Row::Checkpoint(id));
+    Ok(())
+}
+
+pub fn finish(c: &mut Change<'_>, id: CheckpointId) -> Applied {
+    let x = c.state.checkpoints.get_mut(&id).ok_or(Refusal::Unknown("the checkpoint"))?;
+    if x.state != CheckpointState::Stored {
+        return Err(Refusal::State("the checkpoint"));
+    }
+    x.state = CheckpointState::Published;
+    c.rows.insert(Row::Checkpoint(id));
+    Ok(())
+}
+
+pub fn publish_head(c: &mut Change<'_>, command: &Command) -> Applied {
+    let Command::PublishHead { n, payload, payload_hash, sector, checkpoint } = command else {
+        return Err(Refusal::Unknown("the command"));
+    };
+    if *n != c.state.head.as_ref().map_or(0, |h| h.n) + 1 {
+        return Err(Refusal::Range("the head's number"));
+    }
+    let s = c.state.sectors.get(sector).ok_or(Refusal::Unknown("the system sector"))?;
+    if !s.system || !s.is_sealed() {
+        return Err(Refusal::State("the system sector"));
+    }
+    c.state.head = Some(Head {
+        n: *n,
+        payload: payload.clone(),
+        payload_hash: *payload_hash,
+        sector: *sector,
+        checkpoint: *checkpoint,
+        time_ms: c.now,
+    });
+    c.rows.insert(Row::Head);
+    Ok(())
+}
+
+/// Copies of a sector that may have left a file somewhere.
+pub(super) fn copies_of(c: &Change<'_>, sector: SectorId) -> Vec<CopyId> {
+    c.state.copies.values().filter(|k| k.sector == sector && k.state != CopyState::Abandoned).map(|k| k.id).collect()
+}

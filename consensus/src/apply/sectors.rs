@@ -1,0 +1,206 @@
+//! Raw sectors and their copies.
+
+use zoneward_sectors::ids::{CopyId, SectorId};
+
+use super::{Applied, Change, Refusal, Row};
+use crate::command::Command;
+use crate::model::{CheckpointState, Copy, CopyState, RawSector, SectorState};
+
+pub fn open(c: &mut Change<'_>, command: &Command) -> Applied {
+    let Command::OpenSector { sector, checkpoint, class_log2, system, copies_wanted, min_priority } = command else {
+        return Err(Refusal::Unknown("the command"));
+    };
+    if c.state.sectors.contains_key(sector) {
+        return Err(Refusal::Exists("the sector"));
+    }
+    let x = c.state.checkpoints.get(checkpoint).ok_or(Refusal::Unknown("the checkpoint"))?;
+    let right = if *system { x.is_complete() } else { x.state == CheckpointState::Running };
+    if !right {
+        return Err(Refusal::State("the checkpoint"));
+    }
+    if !(12..=36).contains(class_log2) || *copies_wanted == 0 {
+        return Err(Refusal::Range("the sector's class or number of copies"));
+    }
+    let record = RawSector {
+        id: *sector,
+        checkpoint: *checkpoint,
+        class_log2: *class_log2,
+        system: *system,
+        state: SectorState::Open,
+        raw_id: None,
+        raw_len: 0,
+        tar_len: 0,
+        index: (0, 0),
+        seek_table: (0, 0),
+        entries: 0,
+        min_priority: *min_priority,
+        copies_wanted: *copies_wanted,
+        created_ms: c.now,
+    };
+    c.state.sectors.insert(*sector, record);
+    c.rows.insert(Row::Sector(*sector));
+    Ok(())
+}
+
+pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
+    let Command::OpenCopy { copy, sector, target, alias, header, header_hash, sealed_dek } = command else {
+        return Err(Refusal::Unknown("the command"));
+    };
+    if c.state.copies.contains_key(copy) {
+        return Err(Refusal::Exists("the copy"));
+    }
+    c.state.sectors.get(sector).ok_or(Refusal::Unknown("the sector"))?;
+    let t = c.state.targets.get(target).ok_or(Refusal::Unknown("the target"))?;
+    let clash = c.state.copies.values().filter(|k| k.sector == *sector && holds_room(k.state)).any(|k| {
+        let other = c.state.targets.get(&k.target).and_then(|o| o.domain.as_ref());
+        k.target == *target || (t.domain.is_some() && other == t.domain.as_ref())
+    });
+    if clash {
+        return Err(Refusal::SameTarget);
+    }
+    let record = Copy {
+        id: *copy,
+        sector: *sector,
+        target: *target,
+        alias: *alias,
+        state: CopyState::Open,
+        header: header.clone(),
+        header_hash: *header_hash,
+        sealed_dek: sealed_dek.clone(),
+        stored_len: 0,
+        opened_ms: c.now,
+        stored_ms: 0,
+        verified_ms: None,
+        read_ms: None,
+    };
+    c.state.copies.insert(*copy, record);
+    c.rows.insert(Row::Copy(*copy));
+    Ok(())
+}
+
+/// Whether a copy in this state stands for its target.
+fn holds_room(state: CopyState) -> bool {
+    matches!(state, CopyState::Open | CopyState::Stored)
+}
+
+pub fn seal(c: &mut Change<'_>, command: &Command) -> Applied {
+    let Command::SealSector {
+        sector, raw_id, raw_len, tar_len, index, seek_table, entries, parts, copy, stored_len
+    } = command
+    else {
+        return Err(Refusal::Unknown("the command"));
+    };
+    let s = c.state.sectors.get(sector).ok_or(Refusal::Unknown("the sector"))?;
+    let k = c.state.copies.get(copy).ok_or(Refusal::Unknown("the copy"))?;
+    if s.state != SectorState::Open || k.state != CopyState::Open {
+        return Err(Refusal::State("the sector"));
+    }
+    if k.sector != *sector {
+        return Err(Refusal::Differs("the copy's sector"));
+    }
+    if *raw_len > 1 << s.class_log2 {
+        return Err(Refusal::Range("the sector's length"));
+    }
+    for (layer, part) in parts {
+        let l = c.state.layers.get(layer).ok_or(Refusal::Unknown("a layer"))?;
+        let before = parts.iter().take_while(|p| p.1 != *part).filter(|p| p.0 == *layer).count();
+        if part.sector != *sector || part.part as usize != l.parts.len() + before {
+            return Err(Refusal::Differs("a part of a layer"));
+        }
+    }
+    for (layer, part) in parts {
+        if let Some(l) = c.state.layers.get_mut(layer) {
+            l.parts.push(*part);
+            c.rows.insert(Row::Layer(*layer));
+        }
+    }
+    if let Some(s) = c.state.sectors.get_mut(sector) {
+        s.state = SectorState::Sealed;
+        s.raw_id = Some(*raw_id);
+        s.raw_len = *raw_len;
+        s.tar_len = *tar_len;
+        s.index = *index;
+        s.seek_table = *seek_table;
+        s.entries = *entries;
+    }
+    c.rows.insert(Row::Sector(*sector));
+    stored(c, *copy, *stored_len);
+    Ok(())
+}
+
+fn stored(c: &mut Change<'_>, copy: CopyId, stored_len: u64) {
+    if let Some(k) = c.state.copies.get_mut(&copy) {
+        k.state = CopyState::Stored;
+        k.stored_len = stored_len;
+        k.stored_ms = c.now;
+        c.rows.insert(Row::Copy(copy));
+    }
+}
+
+pub fn store_copy(c: &mut Change<'_>, copy: CopyId, stored_len: u64) -> Applied {
+    let k = c.state.copies.get(&copy).ok_or(Refusal::Unknown("the copy"))?;
+    let sealed = c.state.sectors.get(&k.sector).is_some_and(RawSector::is_sealed);
+    if k.state != CopyState::Open || !sealed {
+        return Err(Refusal::State("the copy"));
+    }
+    stored(c, copy, stored_len);
+    Ok(())
+}
+
+/// Forgets a sector; its copies wait until their files are removed.
+pub(super) fn give_up(c: &mut Change<'_>, sector: SectorId) {
+    for copy in super::checkpoints::copies_of(c, sector) {
+        if let Some(k) = c.state.copies.get_mut(&copy) {
+            k.state = CopyState::Abandoned;
+            c.rows.insert(Row::Copy(copy));
+        }
+    }
+    c.state.sectors.remove(&sector);
+    c.rows.insert(Row::Sector(sector));
+}
+
+pub fn abandon(c: &mut Change<'_>, sector: SectorId) -> Applied {
+    let s = c.state.sectors.get(&sector).ok_or(Refusal::Unknown("the sector"))?;
+    if s.is_sealed() {
+        return Err(Refusal::State("the sector"));
+    }
+    give_up(c, sector);
+    Ok(())
+}
+
+pub fn abandon_copy(c: &mut Change<'_>, copy: CopyId) -> Applied {
+    let k = c.state.copies.get_mut(&copy).ok_or(Refusal::Unknown("the copy"))?;
+    match k.state {
+        CopyState::Open => k.state = CopyState::Abandoned,
+        CopyState::Abandoned => {
+            c.state.copies.remove(&copy);
+        }
+        _ => return Err(Refusal::State("the copy")),
+    }
+    c.rows.insert(Row::Copy(copy));
+    Ok(())
+}
+
+pub fn mark(c: &mut Change<'_>, copy: CopyId, state: CopyState) -> Applied {
+    let k = c.state.copies.get_mut(&copy).ok_or(Refusal::Unknown("the copy"))?;
+    let allowed = matches!(state, CopyState::Stored | CopyState::Damaged | CopyState::Lost);
+    if k.is_open() || !allowed {
+        return Err(Refusal::State("the copy"));
+    }
+    k.state = state;
+    c.rows.insert(Row::Copy(copy));
+    Ok(())
+}
+
+pub fn verified(c: &mut Change<'_>, copies: &[CopyId], read: bool) -> Applied {
+    for copy in copies {
+        if let Some(k) = c.state.copies.get_mut(copy) {
+            k.verified_ms = Some(c.now);
+            if read {
+                k.read_ms = Some(c.now);
+            }
+            c.rows.insert(Row::Copy(*copy));
+        }
+    }
+    Ok(())
+}

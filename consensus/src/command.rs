@@ -1,0 +1,133 @@
+//! Everything that can change a zone. A released command never changes its meaning; a change is a new command at a new
+//! feature level.
+
+use serde::{Deserialize, Serialize};
+use zoneward_sectors::ids::{
+    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, ZoneAlias, ZoneId,
+};
+
+use crate::limits::COMMAND_LEN_MAX;
+use crate::model::{CheckpointKind, CopyState, Part, Source, TaskStats};
+
+/// The highest feature level that this release speaks.
+pub const LEVEL: u32 = 1;
+
+/// One change, with what its proposer chose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    CreateZone {
+        zone: ZoneId,
+        name: String,
+        owner_fingerprint: Digest,
+        owner_public: String,
+        owner_sign_public: String,
+        sector_min_log2: u8,
+        sector_max_log2: u8,
+        zstd_level: i32,
+        secret_epoch: u32,
+    },
+    SetZone { name: Option<String>, sector_min_log2: Option<u8>, zstd_level: Option<i32> },
+    SetOwnerKey { fingerprint: Digest, public: String },
+    AddNode { node: NodeId, name: String, public_key: String, certificate: String },
+    AddTarget { target: TargetId, name: String, url: String, alias: ZoneAlias, domain: Option<String> },
+    SetTarget { target: TargetId, paused: Option<bool>, owner_key_hash: Option<Digest> },
+    /// Adds a source, or changes the settings of one.
+    PutSource { source: Source },
+    RemoveSource { source: SourceId },
+    /// Begins a checkpoint of these sources; all others are carried over.
+    OpenCheckpoint { checkpoint: CheckpointId, checkpoint_kind: CheckpointKind, sources: Vec<SourceId> },
+    /// Goes on with a checkpoint that was cut: what is not sealed is given up.
+    ResumeCheckpoint { checkpoint: CheckpointId },
+    AbandonCheckpoint { checkpoint: CheckpointId },
+    OpenLayer { layer: LayerId, checkpoint: CheckpointId, source: SourceId, full: bool },
+    OpenSector {
+        sector: SectorId,
+        checkpoint: CheckpointId,
+        class_log2: u8,
+        system: bool,
+        copies_wanted: u8,
+        min_priority: i32,
+    },
+    /// Records a copy's header and sealed key, before its first byte is written.
+    OpenCopy {
+        copy: CopyId,
+        sector: SectorId,
+        target: TargetId,
+        alias: ZoneAlias,
+        header: String,
+        header_hash: Digest,
+        sealed_dek: String,
+    },
+    /// A raw sector is complete, and so is its first copy.
+    SealSector {
+        sector: SectorId,
+        raw_id: Digest,
+        raw_len: u64,
+        tar_len: u64,
+        index: (u64, u64),
+        seek_table: (u64, u64),
+        entries: u64,
+        parts: Vec<(LayerId, Part)>,
+        copy: CopyId,
+        stored_len: u64,
+    },
+    AbandonSector { sector: SectorId },
+    StoreCopy { copy: CopyId, stored_len: u64 },
+    /// Gives up an open copy; said again once its file is gone, it forgets the copy.
+    AbandonCopy { copy: CopyId },
+    MarkCopy { copy: CopyId, state: CopyState },
+    Verified { copies: Vec<CopyId>, read: bool },
+    FinishTask {
+        checkpoint: CheckpointId,
+        source: SourceId,
+        stats: TaskStats,
+        warnings: Vec<String>,
+        mount: Option<String>,
+        entries: u64,
+    },
+    StoreCheckpoint { checkpoint: CheckpointId },
+    PublishHead { n: u64, payload: String, payload_hash: Digest, sector: SectorId, checkpoint: CheckpointId },
+    PublishedPointer { target: TargetId, n: u64, hash: Digest },
+    FinishCheckpoint { checkpoint: CheckpointId },
+}
+
+/// A command on its way into the log: the body stays opaque until it is applied.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    pub level: u32,
+    pub time_ms: u64,
+    pub node: NodeId,
+    pub body: Box<serde_json::value::RawValue>,
+}
+
+
+/// Why an entry cannot be applied by this release.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("an entry has feature level {0}, this zoneward speaks up to {LEVEL}: use a newer one")]
+    Level(u32),
+    #[error("an entry of the log cannot be understood: {0}: is this zoneward older than the one that wrote it?")]
+    Body(String),
+    #[error("a command of {0} bytes is longer than the limit of {COMMAND_LEN_MAX}")]
+    TooLong(usize),
+}
+
+impl Entry {
+    pub fn new(time_ms: u64, node: NodeId, command: &Command) -> Result<Self, DecodeError> {
+        let text = serde_json::to_string(command).map_err(|e| DecodeError::Body(e.to_string()))?;
+        if text.len() > COMMAND_LEN_MAX {
+            return Err(DecodeError::TooLong(text.len()));
+        }
+        let body = serde_json::value::RawValue::from_string(text).map_err(|e| DecodeError::Body(e.to_string()))?;
+        Ok(Self { level: LEVEL, time_ms, node, body })
+    }
+
+    pub fn command(&self) -> Result<Command, DecodeError> {
+        if self.level > LEVEL {
+            return Err(DecodeError::Level(self.level));
+        }
+        serde_json::from_str(self.body.get()).map_err(|e| DecodeError::Body(e.to_string()))
+    }
+}

@@ -1,0 +1,14 @@
+//! Limits of the control plane: value, unit, reason.
+
+/// Entries of the log kept in the store: enough to look back at, bounded.
+pub const LOG_KEPT: u64 = 10_000;
+/// Warnings kept for one task; the rest are counted.
+pub const WARNINGS_MAX: usize = 1000;
+/// Bytes of one command.
+pub const COMMAND_LEN_MAX: usize = 64 << 20;
+/// Work proposed in one round of planning.
+pub const PLAN_MAX: usize = 256;
+/// Bytes of an exported state.
+pub const EXPORT_LEN_MAX: u64 = 1 << 30;
+/// Bytes of a name that a person gives.
+pub const NAME_LEN_MAX: usize = 200;

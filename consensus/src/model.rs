@@ -1,0 +1,396 @@
+//! The records of a zone. Plain values; every change comes from a command.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+pub(crate) use zoneward_sectors::ids::{
+    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, ZoneAlias, ZoneId,
+};
+
+/// Everything the zone knows of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub zone: Option<Zone>,
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub targets: BTreeMap<TargetId, Target>,
+    pub sources: BTreeMap<SourceId, Source>,
+    pub checkpoints: BTreeMap<CheckpointId, Checkpoint>,
+    pub layers: BTreeMap<LayerId, Layer>,
+    pub sectors: BTreeMap<SectorId, RawSector>,
+    pub copies: BTreeMap<CopyId, Copy>,
+    pub head: Option<Head>,
+    /// Index of the last entry applied.
+    pub revision: u64,
+    /// Number of the next checkpoint.
+    pub next_seq: u64,
+    /// Latest time that any command carried, milliseconds since 1970.
+    pub last_time_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Zone {
+    pub id: ZoneId,
+    pub name: String,
+    pub created_ms: u64,
+    pub owner_fingerprint: Digest,
+    /// Base64 of the owner key's SubjectPublicKeyInfo (DER).
+    pub owner_public: String,
+    /// Base64 of the owner's Ed25519 public key.
+    pub owner_sign_public: String,
+    pub sector_min_log2: u8,
+    pub sector_max_log2: u8,
+    pub zstd_level: i32,
+    /// Commands up to this level may be used: all nodes speak them.
+    pub feature_level: u32,
+    pub secret_epoch: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub id: NodeId,
+    pub name: String,
+    pub public_key: String,
+    pub certificate: String,
+    pub joined_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    pub id: TargetId,
+    pub name: String,
+    pub url: String,
+    pub alias: ZoneAlias,
+    /// Copies of one sector never share a failure domain, where domains are named.
+    pub domain: Option<String>,
+    pub added_ms: u64,
+    pub paused: bool,
+    /// SHA-256 of the bytes of `owner-key.json` there.
+    pub owner_key_hash: Option<Digest>,
+    pub pointer: Option<Pointer>,
+}
+
+/// The head that a target shows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pointer {
+    pub n: u64,
+    /// SHA-256 of the bytes of `pointer.json` there.
+    pub hash: Digest,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    pub id: SourceId,
+    /// Absolute path; bytes, written as text where they are UTF-8.
+    #[serde(with = "path_text")]
+    pub path: Vec<u8>,
+    pub priority: i32,
+    /// Copies asked for; by priority if not given.
+    pub copies: Option<u8>,
+    pub excludes: Vec<String>,
+    pub exclude_caches: bool,
+    pub one_file_system: bool,
+    pub added_ms: u64,
+    /// What its root lay on at the last backup.
+    pub last_mount: Option<String>,
+    /// Entries it had at the last backup.
+    pub last_entries: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointKind {
+    Full,
+    Incremental,
+    Differential,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointState {
+    /// Being packed.
+    Running,
+    /// All data is sealed; the system data is still to be written and published.
+    Stored,
+    /// Complete: it can be found from any target that has it.
+    Published,
+    Abandoned,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub id: CheckpointId,
+    pub seq: u64,
+    pub kind: CheckpointKind,
+    pub state: CheckpointState,
+    pub node: NodeId,
+    pub started_ms: u64,
+    pub finished_ms: Option<u64>,
+    pub tasks: Vec<Task>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    Running,
+    Done,
+    /// Taken over unchanged from an earlier checkpoint, because this one did not look at the source.
+    Carried,
+}
+
+/// What a checkpoint holds of one source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    pub source: SourceId,
+    pub state: TaskState,
+    /// The catalog: layers, oldest first.
+    pub layers: Vec<LayerId>,
+    /// The moment the content is of.
+    pub as_of_ms: u64,
+    pub stats: TaskStats,
+    pub warnings: Vec<String>,
+}
+
+/// Figures of one task.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskStats {
+    pub files: u64,
+    pub dirs: u64,
+    pub others: u64,
+    pub bytes: u64,
+    pub new_files: u64,
+    pub changed_files: u64,
+    pub removed: u64,
+    /// Bytes of content that were not stored before.
+    pub new_bytes: u64,
+    /// Paths that could not be read.
+    pub unread: u64,
+    pub sockets: u64,
+    pub excluded: u64,
+    /// Files that changed while they were read.
+    pub unsteady: u64,
+    pub vanished: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Layer {
+    pub id: LayerId,
+    pub source: SourceId,
+    pub checkpoint: CheckpointId,
+    /// Needs no layer before it.
+    pub full: bool,
+    pub parts: Vec<Part>,
+}
+
+/// A part of a layer: a range of a sector's tar stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    pub sector: SectorId,
+    pub part: u32,
+    pub offset: u64,
+    pub length: u64,
+    pub entries: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SectorState {
+    Open,
+    Sealed,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RawSector {
+    pub id: SectorId,
+    pub checkpoint: CheckpointId,
+    pub class_log2: u8,
+    pub system: bool,
+    pub state: SectorState,
+    pub raw_id: Option<Digest>,
+    pub raw_len: u64,
+    pub tar_len: u64,
+    pub index: (u64, u64),
+    pub seek_table: (u64, u64),
+    pub entries: u64,
+    pub min_priority: i32,
+    pub copies_wanted: u8,
+    pub created_ms: u64,
+}
+
+impl RawSector {
+    pub fn is_sealed(&self) -> bool {
+        self.state == SectorState::Sealed
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyState {
+    /// Being written.
+    Open,
+    Stored,
+    /// Given up: its file is to be removed.
+    Abandoned,
+    /// Its bytes are wrong.
+    Damaged,
+    /// Its target no longer has it.
+    Lost,
+}
+
+/// A backup sector.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Copy {
+    pub id: CopyId,
+    pub sector: SectorId,
+    pub target: TargetId,
+    pub alias: ZoneAlias,
+    pub state: CopyState,
+    /// Base64 of the used bytes of its header.
+    pub header: String,
+    pub header_hash: Digest,
+    /// Base64 of its data key, sealed to the zone.
+    pub sealed_dek: String,
+    pub stored_len: u64,
+    pub opened_ms: u64,
+    pub stored_ms: u64,
+    /// When its metadata, or all of it, was last found whole.
+    pub verified_ms: Option<u64>,
+    pub read_ms: Option<u64>,
+}
+
+impl Copy {
+    pub fn is_stored(&self) -> bool {
+        self.state == CopyState::Stored
+    }
+
+    /// True while there is nothing that could be checked.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, CopyState::Open | CopyState::Abandoned)
+    }
+}
+
+/// The newest head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    pub n: u64,
+    /// Its exact text.
+    pub payload: String,
+    pub payload_hash: Digest,
+    pub sector: SectorId,
+    pub checkpoint: CheckpointId,
+    pub time_ms: u64,
+}
+
+/// Copies by priority: 3 from 10 up, 2 from -10 up, 1 from -50 up, none below.
+pub fn default_copies(priority: i32) -> u8 {
+    match priority {
+        10.. => 3,
+        -10..=9 => 2,
+        -50..=-11 => 1,
+        _ => 0,
+    }
+}
+
+/// Why a checkpoint cannot be told from what was typed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NoSuchCheckpoint {
+    #[error("there is no finished checkpoint yet")]
+    None,
+    #[error("no checkpoint is called {0:?}")]
+    Unknown(String),
+    #[error("{0:?} fits several checkpoints: give more of its id")]
+    Ambiguous(String),
+}
+
+impl Checkpoint {
+    /// True if everything in it can be restored.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.state, CheckpointState::Stored | CheckpointState::Published)
+    }
+}
+
+impl State {
+    /// Checkpoints that can be restored, oldest first.
+    pub fn complete(&self) -> Vec<&Checkpoint> {
+        let mut all: Vec<_> = self.checkpoints.values().filter(|c| c.is_complete()).collect();
+        all.sort_by_key(|c| c.seq);
+        all
+    }
+
+    /// A checkpoint by `latest`, number, id or the beginning of an id.
+    pub fn find_checkpoint(&self, text: &str) -> Result<&Checkpoint, NoSuchCheckpoint> {
+        let all = self.complete();
+        if text == "latest" {
+            return all.last().copied().ok_or(NoSuchCheckpoint::None);
+        }
+        if let Some(c) = text.parse::<u64>().ok().and_then(|n| all.iter().find(|c| c.seq == n)) {
+            return Ok(c);
+        }
+        let mut fits = all.iter().filter(|c| text.len() >= 4 && c.id.to_string().starts_with(&text.to_lowercase()));
+        match (fits.next(), fits.next()) {
+            (Some(c), None) => Ok(c),
+            (Some(_), Some(_)) => Err(NoSuchCheckpoint::Ambiguous(text.to_owned())),
+            _ => Err(NoSuchCheckpoint::Unknown(text.to_owned())),
+        }
+    }
+
+    /// The layers that a backup of this kind builds on.
+    pub fn base_chain(&self, source: SourceId, kind: CheckpointKind) -> Vec<LayerId> {
+        let newest = self.complete().into_iter().rev().find_map(|c| c.tasks.iter().find(|t| t.source == source));
+        let mut chain = newest.map(|t| t.layers.clone()).unwrap_or_default();
+        match kind {
+            CheckpointKind::Full => chain.clear(),
+            CheckpointKind::Incremental => {}
+            // Everything since the last full backup is compared with that backup alone.
+            CheckpointKind::Differential => {
+                let full = chain.iter().rposition(|l| self.layers.get(l).is_some_and(|l| l.full)).unwrap_or(0);
+                chain.truncate(full + 1);
+            }
+        }
+        chain
+    }
+
+    /// Copies that a source's sectors are to have.
+    pub fn copies_wanted(&self, source: &Source) -> u8 {
+        source.copies.unwrap_or_else(|| default_copies(source.priority)).max(1)
+    }
+
+    /// Targets that may be given sectors.
+    pub fn usable_targets(&self) -> impl Iterator<Item = &Target> {
+        self.targets.values().filter(|t| !t.paused)
+    }
+
+    /// A source by its path.
+    pub fn source_at(&self, path: &[u8]) -> Option<&Source> {
+        self.sources.values().find(|s| s.path == path)
+    }
+}
+
+/// Paths as text where they are UTF-8, else as `{"b64": …}`.
+mod path_text {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Text {
+        Utf8(String),
+        Bytes { b64: String },
+    }
+
+    pub fn serialize<S: Serializer>(path: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(path) {
+            Ok(t) => Text::Utf8(t.to_owned()),
+            Err(_) => Text::Bytes { b64: STANDARD.encode(path) },
+        }
+        .serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        match Text::deserialize(d)? {
+            Text::Utf8(t) => Ok(t.into_bytes()),
+            Text::Bytes { b64 } => STANDARD.decode(b64).map_err(D::Error::custom),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The state on disk: one redb file holds the log and the records. A command is durable before it is acknowledged.
+
+mod backend;
+mod rows;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use zoneward_sectors::ids::NodeId;
+
+use crate::apply::{Outcome, Refusal, Row, apply};
+use crate::command::{Command, DecodeError, Entry};
+use crate::limits::LOG_KEPT;
+use crate::model::State;
+
+pub use backend::FileBackend;
+
+/// The store's own version: a newer one is refused.
+const SCHEMA: u64 = 1;
+/// Bytes of page cache: the file is small.
+const CACHE_LEN: usize = 8 << 20;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
+
+/// Why the store cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the zone's state {path} cannot be opened")]
+    Open { path: PathBuf, source: std::io::Error },
+    #[error("the zone's state is in use by another process")]
+    Busy,
+    #[error("the zone's state has version {0}, this program knows {SCHEMA}: use a newer zoneward")]
+    Newer(u64),
+    #[error("the zone's state is damaged: {0}")]
+    Damaged(String),
+    #[error("writing the zone's state failed; nothing of the last change counts")]
+    Write(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the zone's state failed before; open it again")]
+    Poisoned,
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("the zone refuses: {0}")]
+    Refused(Refusal),
+}
+
+/// The store of one zone on one node.
+pub struct Store {
+    db: Database,
+    state: State,
+    poisoned: bool,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store(revision {})", self.state.revision)
+    }
+}
+
+fn write_error(e: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Write(Box::new(e))
+}
+
+fn damaged(e: impl std::error::Error) -> StoreError {
+    StoreError::Damaged(e.to_string())
+}
+
+impl Store {
+    /// Opens the store of an existing zone.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_on(FileBackend::open(path)?)
+    }
+
+    /// Makes a store; a file that is there already is an error.
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        Self::open_on(FileBackend::create(path)?)
+    }
+
+    /// Opens, or begins, a store on any storage.
+    pub fn open_on(backend: impl StorageBackend) -> Result<Self, StoreError> {
+        let opened = Database::builder().set_cache_size(CACHE_LEN).create_with_backend(backend);
+        let db = match opened {
+            Ok(db) => db,
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::Busy),
+            Err(redb::DatabaseError::Storage(redb::StorageError::Io(e))) => return Err(write_error(e)),
+            Err(e) => return Err(damaged(e)),
+        };
+        let mut state = State::default();
+        let read = db.begin_read().map_err(damaged)?;
+        match read.open_table(META) {
+            Ok(meta) => {
+                let get = |k| meta.get(k).map(|v| v.map(|v| v.value())).map_err(damaged);
+                let schema = get("schema")?.unwrap_or(0);
+                if schema > SCHEMA {
+                    return Err(StoreError::Newer(schema));
+                }
+                state.revision = get("revision")?.unwrap_or(0);
+                state.next_seq = get("next_seq")?.unwrap_or(0);
+                state.last_time_ms = get("last_time_ms")?.unwrap_or(0);
+                let rows = read.open_table(ROWS).map_err(damaged)?;
+                for row in rows.iter().map_err(damaged)? {
+                    let (key, value) = row.map_err(damaged)?;
+                    rows::load(&mut state, key.value(), value.value()).map_err(StoreError::Damaged)?;
+                }
+            }
+            Err(redb::TableError::TableDoesNotExist(_)) => {}
+            Err(e) => return Err(damaged(e)),
+        }
+        drop(read);
+        Ok(Self { db, state, poisoned: false })
+    }
+
+    /// The zone as it is.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Applies a command. When this returns `Ok`, it is durable; a refusal is an error and changes nothing.
+    pub fn propose(&mut self, time_ms: u64, node: NodeId, command: Command) -> Result<Outcome, StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Poisoned);
+        }
+        let entry = Entry::new(time_ms, node, &command)?;
+        let index = self.state.revision + 1;
+        let before = (self.state.revision, self.state.last_time_ms);
+        // What is applied is what any other node would decode.
+        let (outcome, rows) = apply(&mut self.state, index, time_ms, node, &entry.command()?);
+        if let Outcome::Refused(refusal) = outcome {
+            (self.state.revision, self.state.last_time_ms) = before;
+            return Err(StoreError::Refused(refusal));
+        }
+        // Until this succeeds the state in memory is ahead of the disk; if it fails, nothing more is done with it.
+        self.poisoned = true;
+        self.commit(index, &entry, &rows)?;
+        self.poisoned = false;
+        Ok(outcome)
+    }
+
+    fn commit(&self, index: u64, entry: &Entry, rows: &BTreeSet<Row>) -> Result<(), StoreError> {
+        let next = &self.state;
+        let bytes = serde_json::to_vec(entry).map_err(write_error)?;
+        let tx = self.db.begin_write().map_err(write_error)?;
+        {
+            let mut log = tx.open_table(LOG).map_err(write_error)?;
+            log.insert(index, &bytes[..]).map_err(write_error)?;
+            if index > LOG_KEPT {
+                log.remove(index - LOG_KEPT).map_err(write_error)?;
+            }
+            let mut table = tx.open_table(ROWS).map_err(write_error)?;
+            for row in rows {
+                let key = rows::key(row);
+                match rows::value(next, row).map_err(write_error)? {
+                    Some(v) => drop(table.insert(&key[..], &v[..]).map_err(write_error)?),
+                    None => drop(table.remove(&key[..]).map_err(write_error)?),
+                }
+            }
+            let mut meta = tx.open_table(META).map_err(write_error)?;
+            let numbers = [
+                ("schema", SCHEMA),
+                ("revision", next.revision),
+                ("next_seq", next.next_seq),
+                ("last_time_ms", next.last_time_ms),
+            ];
+            for (k, v) in numbers {
+                meta.insert(k, v).map_err(write_error)?;
+            }
+        }
+        tx.commit().map_err(write_error)
+    }
+}
+
+#[cfg(test)]
+mod tests;
