@@ -4,7 +4,7 @@
 Written from docs/format.md alone; "§" below are its sections. Order of this file: small checks, the owner key (§7),
 one sector (§3, §4), all sectors of a folder, the head and the state (§6, §8), the catalog (§5), writing files, main.
 Whatever is read is taken for hostile until a signature or a GCM tag has spoken, and is checked against §9 even then.
-Exit codes: 0 done, 1 failed, 2 usage, 3 done but some entries are missing, 5 damage found, 12 wrong words or passphrase.
+Exit codes: 0 done, 1 failed, 2 usage, 3 done but entries are missing, 5 damage found, 12 wrong words or passphrase.
 """
 import argparse, array, base64, bisect, codecs, collections, errno, getpass, hashlib, heapq, itertools, json, os, re
 import stat, struct, sys, time
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 MIB = 1 << 20
 BLOCK, SEGMENT, MAX_SEGMENTS, MAX_FRAMES, MAX_FRAME = 4096, MIB, 65536, MIB, 8 * MIB
 MAX_INDEX, MAX_PART, MAX_LINE, MAX_PATH, MAX_XATTR, MAX_STATE = 16 * MIB, 64 * MIB, MIB, 65535, MIB, 1024 * MIB
+MAX_EXTENT = 8 * MIB
 HEADER = struct.Struct("<8sHHIB3sI16s16s32sH2s512s32s152s64s3244s")
 DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 ROOT = os.geteuid() == 0
@@ -138,7 +139,7 @@ class Owner:
         check(re.fullmatch("[0-9a-f]{64}", fingerprint), path + ": the fingerprint is damaged")
         door = "words" if words is not None else "passphrase"
         if door not in file:
-            raise Stop("%s opens by the 24 words only: use --words" % path)
+            raise Stop("%s cannot be opened by %s: try the other (--words, or --key for a passphrase)" % (path, door))
         box = need(file, door, dict)
         salt, nonce = unb64(box.get("salt")), unb64(box.get("nonce"))
         check(len(nonce) == 12 and len(salt) == (32 if words is not None else 16), path + " is damaged")
@@ -379,7 +380,7 @@ class Sectors:
                 try:
                     self.found[path] = self.open(path).trailer
                 except Bad:
-                    pass  # kept in self.broken, and told by main
+                    pass  # kept in self.broken, which `run` tells at the end
         return self.found
 
     def piece(self, sector, offset, length):
@@ -427,6 +428,7 @@ def system_sectors(sectors, tell):
                           and sector.trailer.get("raw_id") == head.get("raw_id"), sector.path + " is not what it names")
                     tell.say("head %d, written %s, signature good" % (need(head, "n", int), day(head.get("time_ms"))))
                     yield sector
+                    why = Bad("the newest system sector cannot be used")
                 except Bad as e:
                     why = e
         tell.problem(why, "the head: %s" % why)
@@ -537,7 +539,9 @@ class State:
         return JsonStream(self.sector.tar(*self.range, MAX_STATE)).items()
 
     def layers_and_copies(self, alias):
-        wanted = {layer for task in self.chosen["tasks"] for layer in need(task, "layers", list)}
+        wanted = [layer for task in self.chosen["tasks"] for layer in need(task, "layers", list)]
+        check(all(isinstance(layer, str) for layer in wanted), "a layer has no id")
+        wanted = set(wanted)
         layers, copies = {}, {}
         for key, value in self.items():
             if key == "layers" and need(value, "id", str) in wanted:
@@ -587,7 +591,7 @@ class Entry:
                 self.extents.append((None, 0, number(e[0], 0, 2**63 - 1)))
             else:
                 check(isinstance(e[0], int) and e[0] in known, "an extent names an unknown sector")
-                self.extents.append((known[e[0]], number(e[1], 0, 2**62), number(e[2], 0, 2**62)))
+                self.extents.append((known[e[0]], number(e[1], 0, 2**62), number(e[2], 1, MAX_EXTENT)))
 
 
 def lines(pieces):
@@ -624,8 +628,8 @@ def layer_entries(sectors, layer, rank, tell):
                     check(last is None or entry.key > last, "entries are out of order")
         except (Bad, AttributeError, UnicodeError) as e:
             entry = None  # it may lack extents
-            tell.problem(e if isinstance(e, Bad) else Bad(), "part %d of catalog layer %s is lost (%s): files named only"
-                         " there are lost, others may come back in an older state" % (i, layer["id"], e))
+            tell.problem(e if isinstance(e, Bad) else Bad(), "part %d of catalog layer %s is lost (%s): what only it"
+                         " names is lost, other files may come back in an older state" % (i, layer["id"], e))
     if entry is not None:
         yield entry.key, -rank, entry
 
@@ -666,6 +670,10 @@ class Output:
                     except FileNotFoundError:
                         os.mkdir(name, 0o755, dir_fd=fd)
                         inner = os.open(name, DIR, dir_fd=fd)
+                except OSError as e:
+                    if e.errno in (errno.ELOOP, errno.ENOTDIR):
+                        raise Bad("%s, on its way, is no folder: refused" % shown(name)) from None
+                    raise
                 finally:
                     os.close(fd)
                 fd = inner
@@ -758,7 +766,7 @@ class Output:
             done, entry = self.dirs.pop()
             try:
                 self.attributes(self.parent(done[:-1]), done[-1], entry)
-            except OSError:
+            except (OSError, Bad):
                 self.tell.attributes_unset += 1
 
     def hard_link(self, link, parts):
@@ -782,7 +790,7 @@ class Output:
         for link, parts in links:
             try:
                 made = self.hard_link(link, parts)
-            except OSError:
+            except (OSError, Bad):
                 made = False
             if not made:
                 self.tell.lost(b"/".join(parts), Absent("its content, %s, is lost" % shown(b"/".join(link))))
@@ -873,11 +881,11 @@ def choose_sources(args, state):
             tasks.append((source, task))
     if not tasks:
         raise Stop("checkpoint %s holds no such source: look with --list" % state.chosen["seq"])
-    return sorted(tasks, key=lambda t: -t[0].get("priority", 0))
+    return sorted(tasks, key=lambda t: -number(t[0].get("priority", 0), -1000, 1000))
 
 
 def restore_source(source, chain, sectors, out, tell):
-    base = components(source["path"].encode().strip(b"/"))
+    base = components(path_or_text(source, "path").strip(b"/"))
     tell.say("source %s: %d layers" % (source["path"], len(chain)))
     changing = 0
     for entry in merged(sectors, chain, tell):
@@ -906,6 +914,8 @@ def run(args, tell):
         except Bad as e:
             tell.problem(e, "system sector %s: %s" % (sector.path, e))
     if state is None:
+        for error in sectors.broken.values():
+            tell.problem(error, str(error))
         raise Stop("no system data could be read here: try another target", max(tell.code, 1))
     sectors.zone = sector.zone
     tell.say("zone %r, %d checkpoints" % (state.zone.get("name"), len(state.checkpoints)))
@@ -933,9 +943,15 @@ def run(args, tell):
             tell.problem(Absent(), "source %s has no complete catalog in this checkpoint: passed over" % source["path"])
             continue
         full = max((i for i, layer in enumerate(chain) if layers[layer].get("full") is True), default=0)
-        restore_source(source, [layers[layer] for layer in chain[full:]], sectors, out, tell)
+        try:
+            restore_source(source, [layers[layer] for layer in chain[full:]], sectors, out, tell)
+        except Bad as e:
+            tell.problem(e, "source %s: %s" % (source["path"], e))
     if args.verify_only:
         verify_rest(sectors, tell)
+    for error in sectors.broken.values():
+        if error.code == Bad.code:
+            tell.problem(error, str(error))
     return {"zone": state.zone, "checkpoint": {"seq": state.chosen["seq"], "id": state.chosen["id"]}}
 
 
@@ -944,6 +960,9 @@ def verify_rest(sectors, tell):
     for path in sectors.files():
         try:
             sector = sectors.open(path)
+        except Bad:
+            continue  # told by `run`
+        try:
             check(sector.zone == sectors.zone, path + " is of another zone")
             sector.seek_table()
             for i in range(sector.n):

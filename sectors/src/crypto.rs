@@ -51,6 +51,11 @@ pub fn sha256(parts: &[&[u8]]) -> Digest {
     Digest(h.finalize().into())
 }
 
+/// The fingerprint of a chunk: keyed BLAKE3.
+pub fn keyed_fingerprint(key: &[u8; 32], data: &[u8]) -> [u8; 32] {
+    *blake3::keyed_hash(key, data).as_bytes()
+}
+
 struct Len(usize);
 
 impl hkdf::KeyType for Len {

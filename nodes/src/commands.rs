@@ -1,0 +1,119 @@
+//! What each command does: open the zone, call the steps, say what came of it.
+
+mod backup;
+mod check;
+mod keys;
+mod look;
+mod make;
+mod restore;
+mod sector;
+mod things;
+mod trial;
+
+use std::path::PathBuf;
+
+use clap::CommandFactory;
+use zoneward_actors::zone::Zone;
+
+use crate::cli::{Cli, Command, Global};
+use crate::errors::{Failure, exit};
+use crate::output::Out;
+
+/// Threads for heavy work: as many as the machine has, bounded.
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| n.get()).min(16)
+}
+
+/// The home: flag, environment, `~/.zoneward`.
+pub(crate) fn home(g: &Global) -> Result<PathBuf, Failure> {
+    if let Some(h) = &g.home {
+        return Ok(h.clone());
+    }
+    match std::env::var_os("HOME") {
+        Some(h) if !h.is_empty() => Ok(PathBuf::from(h).join(".zoneward")),
+        _ => Err(Failure::new(1006, exit::USAGE, "there is no home folder").help("give --home DIR or set ZONEWARD_HOME")),
+    }
+}
+
+pub(crate) fn open(g: &Global) -> Result<Zone, Failure> {
+    Ok(Zone::open(&home(g)?)?)
+}
+
+/// Runs a command; answers the exit code.
+pub fn run(cli: Cli) -> Result<i32, Failure> {
+    let (g, out) = (&cli.global, Out::new(&cli.global));
+    match cli.command {
+        Command::Init(a) => make::init(g, out, &a),
+        Command::Backup(a) => backup::backup(g, out, &a),
+        Command::Checkpoints(a) => look::checkpoints(g, out, &a),
+        Command::Ls(a) => look::ls(g, out, &a),
+        Command::Find(a) => look::find(g, out, &a),
+        Command::Diff(a) => look::diff(g, out, &a),
+        Command::Cat(a) => look::cat(g, &a),
+        Command::Restore(a) => restore::restore(g, out, &a),
+        Command::Check(a) => check::check(g, out, &a),
+        Command::Status => things::status(g, out),
+        Command::Sector(c) => sector::sector(g, out, c),
+        Command::Source(c) => things::source(g, out, c),
+        Command::Target(c) => things::target(g, out, c),
+        Command::Key(c) => keys::key(g, out, c),
+        Command::Try(a) => trial::trial(g, out, &a),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "zoneward", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::Man { dir } => make::man(dir.as_deref()),
+    }
+}
+
+/// `zoneward` alone: the first steps, not the alphabet.
+pub fn first_steps() -> i32 {
+    eprintln!(
+        "Zoneward: encrypted backups of a zone, on targets you need not trust
+
+First steps
+  zoneward try ~/Documents                    see it work, in a folder of its own
+  zoneward init --target file:///mnt/backup   make a zone and its first target
+  zoneward backup ~/Documents                 back up; the zone remembers the source
+  zoneward checkpoints                        what there is
+  zoneward restore latest --to ~/restored     get it back
+
+Look      status · checkpoints · ls · find · diff · cat
+Keep      backup · check · source · target · sector
+Recover   restore · key
+Other     completions · man · --help
+
+zoneward COMMAND --help says more."
+    );
+    exit::USAGE
+}
+
+/// Words that hands know from other tools.
+const HINTS: [(&str, &str); 9] = [
+    ("list", "zoneward checkpoints"),
+    ("repo-list", "zoneward checkpoints"),
+    ("create", "zoneward backup"),
+    ("extract", "zoneward restore"),
+    ("verify", "zoneward check"),
+    ("unlock", "there are no locks: a command that is in the way is named when another one finds it"),
+    ("forget", "not built yet: nothing that was backed up is removed"),
+    ("prune", "not built yet: nothing that was backed up is removed"),
+    ("recover", "not built yet as a command: docs/rescue/README.md brings everything back from a target and the 24 words"),
+];
+
+pub fn usage_error(e: &clap::Error, args: &[std::ffi::OsString]) -> i32 {
+    let _ = e.print();
+    let code = e.exit_code();
+    if code != 0
+        && let Some((_, hint)) = args.get(1).and_then(|w| HINTS.iter().find(|(k, _)| w == k))
+    {
+        eprintln!("hint: {hint}");
+    }
+    code
+}
+
+/// A path from the root, without looking at links.
+pub(crate) fn absolute(path: &std::path::Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|e| Failure::new(1404, exit::USAGE, format!("{} is not a path", path.display())).why(e.to_string()))
+}

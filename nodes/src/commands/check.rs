@@ -1,0 +1,99 @@
+//! `check`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use zoneward_actors::check::{CheckProgress, CheckReport, Depth, check as run_check};
+use zoneward_actors::zone::Zone;
+use zoneward_consensus::command::Command;
+
+use super::{open, threads};
+use crate::cli::{CheckArgs, Global};
+use crate::errors::{Failure, exit};
+use crate::output::Out;
+use crate::progress::{Display, Meter};
+use crate::units::{bytes, count, duration, plural, show_path};
+
+pub fn check(g: &Global, out: Out, a: &CheckArgs) -> Result<i32, Failure> {
+    let mut zone = open(g)?;
+    let depth = match (a.read_data, a.read_data_subset) {
+        (true, _) => Depth::Everything,
+        (_, Some(p)) => Depth::Part(p),
+        _ => Depth::Metadata,
+    };
+    let started = Instant::now();
+    let report = run(g, &zone, depth)?;
+    let code = tell(out, &zone, &report, started.elapsed().as_secs_f64());
+    if !report.whole.is_empty() {
+        let read = depth == Depth::Everything;
+        zone.propose(Command::Verified { copies: report.whole, read })?;
+    }
+    Ok(code)
+}
+
+/// Runs a check with its progress shown.
+pub(crate) fn run(g: &Global, zone: &Zone, depth: Depth) -> Result<CheckReport, Failure> {
+    let progress = Arc::new(CheckProgress::default());
+    let meter = Arc::new(Meter::default());
+    let shown = {
+        let progress = progress.clone();
+        Display::start(g, meter, move |m| {
+            m.done.store(progress.done.load(Ordering::Relaxed), Ordering::Relaxed);
+            m.total.store(progress.total.load(Ordering::Relaxed), Ordering::Relaxed);
+        })
+    };
+    let report = run_check(zone, depth, threads(), &progress)?;
+    drop(shown);
+    Ok(report)
+}
+
+/// Says what was found; answers the exit code.
+pub(crate) fn tell(out: Out, zone: &Zone, r: &CheckReport, seconds: f64) -> i32 {
+    let name = |id: &zoneward_sectors::ids::TargetId| zone.state().targets.get(id).map_or_else(|| id.to_string(), |t| t.name.clone());
+    let code = match (r.is_clean(), r.has_damage()) {
+        (true, _) => 0,
+        (false, true) => exit::DAMAGE,
+        (false, false) => exit::TARGET,
+    };
+    let seq = |v: &[u64]| v.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    out.json(&serde_json::json!({
+        "type": "summary", "schema": "zoneward.check/1", "clean": r.is_clean(), "sectors": r.sectors, "copies": r.copies,
+        "bytes_read": r.bytes_read, "segments_read": r.segments_read, "catalogs": r.catalogs, "entries": r.entries,
+        "unknown_sectors": r.unknown, "seconds": seconds,
+        "findings": r.findings.iter().map(|f| serde_json::json!({
+            "target": f.target.as_ref().map(name), "sector": f.sector, "copy": f.copy, "what": f.what, "damage": f.damage,
+        })).collect::<Vec<_>>(),
+        "files": r.files.iter().map(|f| serde_json::json!({
+            "path": show_path(&f.path), "checkpoints": f.checkpoints, "other_copy": f.other_copy,
+        })).collect::<Vec<_>>(),
+        "files_count": r.files_count,
+    }));
+    for f in &r.findings {
+        let target = f.target.as_ref().map_or_else(String::new, |t| format!("target {}: ", name(t)));
+        let sector = f.sector.map_or_else(String::new, |s| format!("sector {s}: "));
+        let kind = if f.damage { "DAMAGED" } else { "NOT CHECKED" };
+        out.answer(format!("{kind}  {target}{sector}{}", f.what));
+    }
+    for f in &r.files {
+        let other = if f.other_copy { "another copy holds it whole" } else { "NO other copy" };
+        out.answer(format!("  holds {} (checkpoints {}; {other})", show_path(&f.path), seq(&f.checkpoints)));
+    }
+    if r.files_count > r.files.len() as u64 {
+        out.answer(format!("  and {} more files", count(r.files_count - r.files.len() as u64)));
+    }
+    if r.unknown > 0 {
+        out.say(format!("{} on targets that the zone does not know (left alone)", plural(r.unknown, "sector", "sectors")));
+    }
+    let read = if r.bytes_read > 0 { format!(", {} read", bytes(r.bytes_read)) } else { String::new() };
+    out.say(format!(
+        "{}, {}, {} in {}{read} in {}: {}",
+        plural(r.sectors, "sector", "sectors"),
+        plural(r.copies, "copy", "copies"),
+        plural(r.entries, "entry", "entries"),
+        plural(r.catalogs, "catalog", "catalogs"),
+        duration(seconds),
+        if r.is_clean() { "no damage" } else { "see above" }
+    ));
+    code
+}

@@ -1,0 +1,127 @@
+//! `init` and `man`.
+
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use zoneward_actors::clock::now_ms;
+use zoneward_actors::init::{NewZone, init as make_zone};
+use zoneward_actors::zone::Zone;
+use zoneward_sectors::fsx;
+use zoneward_sectors::keyfile::Words;
+use zoneward_sectors::owner::RsaSize;
+use zoneward_targets::Url;
+
+use super::home;
+use crate::cli::{Cli, Global, InitArgs};
+use crate::errors::{Failure, exit};
+use crate::kit::{KitInput, render_html};
+use crate::output::Out;
+use crate::{passphrase, units};
+
+pub(crate) fn parse_url(text: &str) -> Result<Url, Failure> {
+    Url::parse_or_path(text).map_err(|e| Failure::new(1303, exit::USAGE, format!("{text:?} is not a target")).why(e.to_string()))
+}
+
+pub(crate) fn rsa_size(bits: &str) -> RsaSize {
+    if bits == "4096" { RsaSize::Rsa4096 } else { RsaSize::Rsa3072 }
+}
+
+/// Writes the printable recovery kit of a zone, readable by this user only.
+pub(crate) fn write_kit(zone: &Zone, words: &Words, path: &Path) -> Result<(), Failure> {
+    let Some(z) = zone.state().zone.as_ref() else { return Ok(()) };
+    let targets: Vec<String> = zone.state().targets.values().map(|t| t.url.clone()).collect();
+    let time = units::local_time(now_ms());
+    let kit = KitInput {
+        zone_name: &z.name,
+        zone: z.id,
+        fingerprint: z.owner_fingerprint,
+        words,
+        targets: &targets,
+        date: time.split(' ').next().unwrap_or_default(),
+    };
+    fsx::write_durably(path, render_html(&kit).as_bytes(), 0o600).map_err(|e| {
+        Failure::new(1106, exit::FAILED, format!("the recovery kit {} cannot be written", path.display()))
+            .why(e.to_string())
+            .help("write it elsewhere: zoneward key show-recovery --kit FILE")
+    })
+}
+
+pub fn init(g: &Global, out: Out, a: &InitArgs) -> Result<i32, Failure> {
+    let dir = home(g)?;
+    let targets = a.target.iter().map(|t| parse_url(t)).collect::<Result<Vec<_>, _>>()?;
+    let pass = passphrase::get_new(g.passphrase_file.as_deref(), "ZONEWARD_PASSPHRASE", "passphrase for the owner's keys")?;
+    let new = NewZone {
+        name: a.name.clone(),
+        node_name: host_name(),
+        targets,
+        sector_min_log2: a.sector_min,
+        zstd_level: a.compression,
+        rsa: rsa_size(&a.rsa_bits),
+        passphrase_on_targets: a.passphrase_on_targets,
+    };
+    let made = make_zone(&dir, &new, &pass)?;
+    let kit = a.kit.clone().unwrap_or_else(|| made.zone.home.recovery_kit());
+    write_kit(&made.zone, &made.words, &kit)?;
+    report(out, &made.zone, &kit);
+    Ok(0)
+}
+
+fn report(out: Out, zone: &Zone, kit: &Path) {
+    let Some(z) = zone.state().zone.as_ref() else { return };
+    let targets: Vec<_> = zone.state().targets.values().map(|t| serde_json::json!({"id": t.id, "name": t.name, "url": t.url})).collect();
+    out.json(&serde_json::json!({
+        "schema": "zoneward.init/1", "zone": z.id, "name": z.name, "home": zone.home.dir(), "recovery_kit": kit,
+        "owner_fingerprint": z.owner_fingerprint, "targets": targets,
+    }));
+    out.say(format!("zone {} made in {}", z.name, zone.home.dir().display()));
+    for t in zone.state().targets.values() {
+        out.say(format!("target {}: {}", t.name, t.url));
+    }
+    out.say(format!("owner key {}", z.owner_fingerprint));
+    out.say("");
+    out.say(format!("The recovery kit is in {}", kit.display()));
+    out.say("Print it, store it OUTSIDE this zone (two places are better), then delete the file.");
+    out.say("Its 24 words and one target bring everything back. Without them and the passphrase, nobody can.");
+    out.say("");
+    out.say("next: zoneward backup ~/Documents");
+}
+
+pub(crate) fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "node".into() } else { name }
+}
+
+/// Writes manual pages, from the same tree as the help.
+pub fn man(dir: Option<&Path>) -> Result<i32, Failure> {
+    let fail = |e: std::io::Error| Failure::new(1701, exit::FAILED, "the manual cannot be written").why(e.to_string());
+    let page = |c: clap::Command| {
+        let mut text = Vec::new();
+        clap_mangen::Man::new(c).render(&mut text).map(|()| text)
+    };
+    let tree = Cli::command();
+    match dir {
+        None => {
+            use std::io::Write;
+            let text = page(tree).map_err(fail)?;
+            std::io::stdout().write_all(&text).map_err(fail)?;
+        }
+        Some(dir) => {
+            std::fs::create_dir_all(dir).map_err(fail)?;
+            for (name, command) in pages(tree, "zoneward") {
+                let path: PathBuf = dir.join(format!("{name}.1"));
+                std::fs::write(path, page(command).map_err(fail)?).map_err(fail)?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// Every command with the name of its page.
+fn pages(command: clap::Command, name: &str) -> Vec<(String, clap::Command)> {
+    let mut all = vec![];
+    for sub in command.get_subcommands() {
+        all.extend(pages(sub.clone(), &format!("{name}-{}", sub.get_name())));
+    }
+    all.insert(0, (name.to_owned(), command.display_name(name.to_owned())));
+    all
+}

@@ -1,0 +1,91 @@
+//! Errors of the crates below as failures with a code, an exit code and a next step.
+
+use zoneward_actors::errors::ZoneError;
+use zoneward_actors::home::HomeError;
+use zoneward_consensus::model::NoSuchCheckpoint;
+use zoneward_consensus::store::StoreError;
+use zoneward_targets::{Retry, TargetError};
+
+use crate::errors::{Failure, chain, exit};
+
+impl From<HomeError> for Failure {
+    fn from(e: HomeError) -> Self {
+        match &e {
+            HomeError::NoZone(home) => Failure::new(1001, exit::NO_ZONE, format!("there is no zone in {}", home.display()))
+                .help("make one: zoneward init --target file:///where/backups/go (or set --home / ZONEWARD_HOME)"),
+            HomeError::Exists(home) => Failure::new(1002, exit::REFUSED, format!("{} holds a zone already", home.display()))
+                .help("use it as it is, or give another --home"),
+            HomeError::Busy { pid, .. } => Failure::new(1003, exit::BUSY, e.to_string())
+                .help(format!("wait until it is done (ps -p {pid} shows it); nothing needs to be unlocked")),
+            HomeError::Io { .. } => Failure::new(1004, exit::FAILED, chain(&e)),
+        }
+    }
+}
+
+impl From<ZoneError> for Failure {
+    fn from(e: ZoneError) -> Self {
+        let text = chain(&e);
+        match e {
+            ZoneError::Home(e) => e.into(),
+            ZoneError::Store(StoreError::Busy) => {
+                Failure::new(1003, exit::BUSY, text).help("wait until the other process is done")
+            }
+            ZoneError::Store(StoreError::Refused(_)) => Failure::new(1201, exit::REFUSED, text),
+            ZoneError::Store(StoreError::Damaged(_)) => Failure::new(1202, exit::DAMAGE, text)
+                .help("the zone can be rebuilt from a target and the recovery kit: docs/rescue/README.md"),
+            ZoneError::Store(_) => Failure::new(1203, exit::FAILED, text),
+            ZoneError::Target(t) => from_target(&t),
+            ZoneError::NoTarget(_) => Failure::new(1302, exit::TARGET, text)
+                .help("zoneward target ls shows the targets; is the disk mounted?"),
+            ZoneError::TargetUrl(_) => Failure::new(1303, exit::USAGE, text),
+            ZoneError::SourceEmpty { .. } => Failure::new(1401, exit::REFUSED, text)
+                .help("if that is right, say so: zoneward backup --allow-empty; what is stored is untouched"),
+            ZoneError::SourceMoved { .. } => Failure::new(1402, exit::REFUSED, text)
+                .help("mount it, or say that this is right: zoneward backup --allow-empty; what is stored is untouched"),
+            ZoneError::Source { .. } => Failure::new(1403, exit::FAILED, text)
+                .help("check the path, or stop backing it up: zoneward source remove PATH"),
+            ZoneError::Exposed(_) => Failure::new(1105, exit::REFUSED, text),
+            ZoneError::Unfinished => Failure::new(1005, exit::FAILED, text),
+            ZoneError::Secret(_) | ZoneError::Identity(_) | ZoneError::State { .. } => {
+                Failure::new(1204, exit::DAMAGE, text)
+                    .help("the zone can be rebuilt from a target and the recovery kit: docs/rescue/README.md")
+            }
+            ZoneError::Interrupted => {
+                Failure::new(1900, exit::INTERRUPTED, "interrupted").help("run it again: it goes on where sealed work ended")
+            }
+            ZoneError::Catalogs(_) | ZoneError::Read(_) | ZoneError::Sector(_) => Failure::new(1501, exit::DAMAGE, text)
+                .help("zoneward check names what is damaged"),
+            ZoneError::Pack(_) | ZoneError::Write(_) | ZoneError::Restore(_) => Failure::new(1502, exit::FAILED, text)
+                .help("nothing that was acknowledged is lost; mend the cause and run it again"),
+        }
+    }
+}
+
+/// A target's trouble.
+pub fn from_target(e: &TargetError) -> Failure {
+    let code = match e {
+        TargetError::Unplugged { .. } => 1311,
+        TargetError::Full { .. } => 1312,
+        TargetError::Denied { .. } => 1313,
+        TargetError::Busy { .. } => 1314,
+        TargetError::OtherTarget { .. } | TargetError::BadMarker { .. } | TargetError::Foreign { .. } => 1315,
+        _ => 1310,
+    };
+    let exit = match e {
+        TargetError::Busy { .. } => exit::BUSY,
+        TargetError::OtherTarget { .. } | TargetError::Foreign { .. } => exit::REFUSED,
+        _ => exit::TARGET,
+    };
+    let f = Failure::new(code, exit, chain(e));
+    match e.retry() {
+        Retry::Later => f.help("try again when it can be reached"),
+        Retry::Operator => f.help("mend what it says, then run the command again"),
+        Retry::Never => f,
+    }
+}
+
+impl From<NoSuchCheckpoint> for Failure {
+    fn from(e: NoSuchCheckpoint) -> Self {
+        Failure::new(1601, exit::FAILED, e.to_string()).help("zoneward checkpoints lists them")
+    }
+}
