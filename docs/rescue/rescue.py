@@ -591,7 +591,7 @@ class Entry:
                 self.extents.append((None, 0, number(e[0], 0, 2**63 - 1)))
             else:
                 check(isinstance(e[0], int) and e[0] in known, "an extent names an unknown sector")
-                self.extents.append((known[e[0]], number(e[1], 0, 2**62), number(e[2], 1, MAX_EXTENT)))
+                self.extents.append((known[e[0]], number(e[1], 0, 2**62), number(e[2], 0, MAX_EXTENT)))
 
 
 def lines(pieces):

@@ -238,7 +238,7 @@ impl<'a, S: Sectors> Packer<'a, S> {
                 let (work_rx, seal_rx, done_tx) = (work_rx.clone(), seal_rx.clone(), done_tx.clone());
                 std::thread::Builder::new()
                     .name(format!("pack-{i}"))
-                    .spawn_scoped(scope, move || work::run(shared, task, &work_rx, &seal_rx, &done_tx))
+                    .spawn_scoped(scope, move || work::run(shared, task, &work_rx, &seal_rx, done_tx))
                     .map_err(|_| PackError::Threads)?;
             }
             drop((work_rx, seal_rx, done_tx));

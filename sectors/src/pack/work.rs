@@ -147,7 +147,7 @@ pub(super) fn run(
     task: &Task,
     work: &Receiver<Piece>,
     seal: &Receiver<SealJob>,
-    done: &Sender<Done>,
+    done: Sender<Done>,
 ) {
     let mut worker = match FrameWriter::new(shared.settings.zstd_level) {
         Ok(writer) => Worker { shared, task, writer, tar: Vec::new() },
@@ -158,6 +158,8 @@ pub(super) fn run(
             return;
         }
     };
+    // The last stage ends when all of these are gone, while segments are still to be sealed.
+    let mut done = Some(done);
     let (mut more_work, mut more_seal) = (true, true);
     let never_work = crossbeam_channel::never();
     let never_seal = crossbeam_channel::never();
@@ -171,11 +173,12 @@ pub(super) fn run(
                 Ok(piece) => {
                     let (seq, tar_bound) = (piece.seq, piece.tar_bound);
                     let result = worker.piece(piece);
-                    if done.send(Done { seq, tar_bound, result }).is_err() {
-                        more_work = false;
+                    let sent = done.as_ref().is_some_and(|d| d.send(Done { seq, tar_bound, result }).is_ok());
+                    if !sent {
+                        (more_work, done) = (false, None);
                     }
                 }
-                Err(_) => more_work = false,
+                Err(_) => (more_work, done) = (false, None),
             },
         }
     }
