@@ -1,6 +1,6 @@
 //! Opening copies: a fresh data key, its header, and both in the zone's state before the first byte leaves.
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,15 +17,19 @@ use crate::errors::ZoneError;
 use crate::zone::Zone;
 
 /// A sector on its way into a target.
-pub(crate) struct TargetOut(RwLock<Option<Box<dyn Incoming>>>);
+pub(crate) struct TargetOut {
+    incoming: RwLock<Option<Box<dyn Incoming>>>,
+    /// A file takes one writer at a time: here the others sleep, in the kernel they would spin.
+    turn: Mutex<()>,
+}
 
 impl TargetOut {
     pub fn new(incoming: Box<dyn Incoming>) -> Arc<Self> {
-        Arc::new(Self(RwLock::new(Some(incoming))))
+        Arc::new(Self { incoming: RwLock::new(Some(incoming)), turn: Mutex::default() })
     }
 
     fn take(&self) -> Option<Box<dyn Incoming>> {
-        self.0.write().unwrap_or_else(|e| e.into_inner()).take()
+        self.incoming.write().unwrap_or_else(|e| e.into_inner()).take()
     }
 
     /// Makes the sector durable and final.
@@ -47,7 +51,8 @@ impl TargetOut {
 
 impl SectorOut for TargetOut {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
-        match &*self.0.read().unwrap_or_else(|e| e.into_inner()) {
+        let _turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
+        match &*self.incoming.read().unwrap_or_else(|e| e.into_inner()) {
             Some(i) => i.write_at(offset, bytes).map_err(std::io::Error::other),
             None => Err(std::io::Error::other("the sector is closed already")),
         }

@@ -105,7 +105,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "BITS", default_value = "3072", value_parser = ["3072", "4096"])]
     pub rsa_bits: String,
     /// zstd level for new data (1 fast … 19 small)
-    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    #[arg(long, value_name = "LEVEL", default_value_t = 2, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub compression: i32,
     /// Where the recovery kit is written [default: recovery-kit.html in the home]
     #[arg(long, value_name = "FILE")]

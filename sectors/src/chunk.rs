@@ -27,7 +27,7 @@ impl Chunker {
 
     /// Length of the first chunk of `data`, or `None` if more data is needed to tell (never when `at_end`).
     pub fn cut(&self, data: &[u8], at_end: bool) -> Option<usize> {
-        if data.is_empty() || (!at_end && data.len() < CHUNK_MAX) {
+        if data.is_empty() || (!at_end && data.len() <= CHUNK_MIN) {
             return None;
         }
         if data.len() <= CHUNK_MIN {
@@ -45,7 +45,8 @@ impl Chunker {
             &self.gear,
             &self.gear_ls,
         );
-        Some(n)
+        // A cut found inside stands whatever follows; one at the end of what is seen may only be that end.
+        (at_end || n < data.len() || n == CHUNK_MAX).then_some(n)
     }
 }
 
@@ -98,10 +99,14 @@ mod tests {
         let whole = cuts(&c, &data);
         let mut at = 0;
         for n in whole {
-            let seen = &data[at..(at + CHUNK_MAX).min(data.len())];
-            assert_eq!(c.cut(seen, at + seen.len() == data.len()), Some(n));
+            let rest = &data[at..];
+            assert_eq!(c.cut(&rest[..rest.len().min(CHUNK_MAX)], rest.len() <= CHUNK_MAX), Some(n));
+            for seen in (CHUNK_MIN / 2..rest.len().min(CHUNK_MAX)).step_by(77_777).chain([n - 1, n, n + 1]) {
+                let answer = c.cut(&rest[..seen.min(rest.len())], false);
+                assert!(answer.is_none() || answer == Some(n), "{seen}: {answer:?}, {n}");
+                assert!(seen <= n + 1 || seen >= rest.len() || answer == Some(n), "{seen}: undecided, {n}");
+            }
             at += n;
         }
-        assert_eq!(c.cut(&data[..CHUNK_MAX - 1], false), None);
     }
 }

@@ -8,8 +8,10 @@ const SKIPPABLE_PADDING: u32 = 0x184D_2A5D;
 const SKIPPABLE_SEEK_TABLE: u32 = 0x184D_2A5E;
 const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
 const BLOCK_MAX: usize = 128 << 10;
-/// Bytes that are tried before a frame is compressed as a whole.
-const TRIAL_LEN: usize = 16 << 10;
+/// Bytes of each sample that is tried before a frame is compressed as a whole.
+const TRIAL_LEN: usize = 8 << 10;
+/// Samples, spread over the data.
+const TRIALS: usize = 4;
 
 /// The Padmé length for `len`: never smaller, at most 12 % larger, and one of few.
 pub fn padme(len: u64) -> u64 {
@@ -28,6 +30,7 @@ pub struct FrameWriter {
     full: zstd::bulk::Compressor<'static>,
     trial: zstd::bulk::Compressor<'static>,
     scratch: Vec<u8>,
+    packed: Vec<u8>,
 }
 
 impl std::fmt::Debug for FrameWriter {
@@ -40,17 +43,17 @@ impl FrameWriter {
     pub fn new(level: i32) -> io::Result<Self> {
         let full = zstd::bulk::Compressor::new(level)?;
         let trial = zstd::bulk::Compressor::new(1)?;
-        Ok(Self { level, full, trial, scratch: vec![0; zstd::zstd_safe::compress_bound(TRIAL_LEN)] })
+        Ok(Self { level, full, trial, scratch: vec![0; zstd::zstd_safe::compress_bound(TRIAL_LEN)], packed: Vec::new() })
     }
 
-    /// Whether a small sample from the middle of `data` shrinks by at least 3 %.
+    /// Whether any of a few samples shrinks by at least 3 %.
     fn worth_compressing(&mut self, data: &[u8]) -> io::Result<bool> {
-        if data.len() < 4 * TRIAL_LEN {
+        if data.len() < 4 * TRIALS * TRIAL_LEN {
             return Ok(true);
         }
-        for at in [data.len() / 4, data.len() * 3 / 4 - TRIAL_LEN / 2] {
-            let sample = &data[at..at + TRIAL_LEN];
-            let n = self.trial.compress_to_buffer(sample, &mut self.scratch[..])?;
+        for i in 0..TRIALS {
+            let at = (data.len() - TRIAL_LEN) / (TRIALS - 1) * i;
+            let n = self.trial.compress_to_buffer(&data[at..at + TRIAL_LEN], &mut self.scratch[..])?;
             if n < TRIAL_LEN - TRIAL_LEN / 32 {
                 return Ok(true);
             }
@@ -58,21 +61,26 @@ impl FrameWriter {
         Ok(false)
     }
 
-    /// Appends one frame holding `data` to `out`; data that does not shrink is stored as it is.
-    pub fn append(&mut self, data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    /// Appends one frame holding part of one large file, after a look at samples: data that does not shrink is stored.
+    pub fn append_uniform(&mut self, data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         assert!(data.len() <= FRAME_TAR_MAX, "a frame holds at most 8 MiB");
         if !self.worth_compressing(data)? {
             store(data, out);
             return Ok(());
         }
-        let start = out.len();
-        out.resize(start + zstd::zstd_safe::compress_bound(data.len()), 0);
-        let n = self.full.compress_to_buffer(data, &mut out[start..])?;
+        self.append(data, out)
+    }
+
+    /// Appends one frame holding `data` to `out`; what does not shrink at all is stored as it is.
+    pub fn append(&mut self, data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        assert!(data.len() <= FRAME_TAR_MAX, "a frame holds at most 8 MiB");
+        self.packed.clear();
+        self.packed.reserve(zstd::zstd_safe::compress_bound(data.len()));
+        let n = self.full.compress_to_buffer(data, &mut self.packed)?;
         if n > stored_len(data.len()) {
-            out.truncate(start);
             store(data, out);
         } else {
-            out.truncate(start + n);
+            out.extend_from_slice(&self.packed);
         }
         Ok(())
     }
@@ -265,7 +273,7 @@ mod tests {
         let text = b"the same line again\n".repeat(30_000);
         for data in [&b""[..], b"x", &random, &text] {
             let mut out = Vec::new();
-            w.append(data, &mut out).unwrap();
+            w.append_uniform(data, &mut out).unwrap();
             assert!(out.len() <= stored_len(data.len()));
             assert_eq!(zstd::decode_all(&out[..]).unwrap(), data);
             let mut back = vec![0u8; data.len()];

@@ -137,22 +137,31 @@ const REPORT_MAX: usize = 1000;
 #[derive(Default)]
 struct Buffers(std::sync::Mutex<Vec<Vec<u8>>>);
 
-/// Buffers kept for reuse.
-const BUFFERS_MAX: usize = 16;
+/// Read buffers and output buffers kept for reuse.
+const READ_BUFFERS_MAX: usize = 6;
+const RAW_BUFFERS_MAX: usize = 6;
 
 impl Buffers {
-    /// A buffer of exactly `len` bytes, of any content.
-    fn take(&self, len: usize) -> Vec<u8> {
-        let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        let found = all.iter().position(|b| b.len() == len).map(|i| all.swap_remove(i));
-        drop(all);
-        found.unwrap_or_else(|| vec![0; len])
+    fn pop(&self) -> Option<Vec<u8>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).pop()
+    }
+
+    /// A buffer of exactly `len` bytes, of any content. All of one pool are of one length.
+    fn take_full(&self, len: usize) -> Vec<u8> {
+        self.pop().filter(|b| b.len() == len).unwrap_or_else(|| vec![0; len])
+    }
+
+    /// An empty buffer.
+    fn take(&self) -> Vec<u8> {
+        let mut b = self.pop().unwrap_or_default();
+        b.clear();
+        b
     }
 
     /// Gives a buffer back.
-    fn give(&self, buf: Vec<u8>) {
+    fn give(&self, buf: Vec<u8>, most: usize) {
         let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if all.len() < BUFFERS_MAX {
+        if all.len() < most {
             all.push(buf);
         }
     }
@@ -166,6 +175,7 @@ struct Shared<'a> {
     fingerprint_key: [u8; 32],
     progress: &'a Progress,
     buffers: Buffers,
+    raws: Buffers,
     /// Tar bytes handed to `place` so far, and raw bytes still free in its sector: for "does this file fit?".
     fed: AtomicU64,
     placed: AtomicU64,
@@ -218,12 +228,13 @@ impl<'a, S: Sectors> Packer<'a, S> {
             fingerprint_key: self.fingerprint_key,
             progress,
             buffers: Buffers::default(),
+            raws: Buffers::default(),
             fed: AtomicU64::new(0),
             placed: AtomicU64::new(0),
             free: AtomicU64::new(0),
         };
         let threads = self.settings.threads.max(1);
-        let permits = threads * 2 + 2;
+        let permits = threads * 2 + 1;
         let (work_tx, work_rx) = bounded::<work::Piece>(permits);
         let (done_tx, done_rx) = bounded::<work::Done>(permits);
         let (permit_tx, permit_rx) = bounded::<()>(permits);

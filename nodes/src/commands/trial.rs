@@ -55,7 +55,7 @@ pub fn trial(g: &Global, out: Out, a: &TryArgs) -> Result<i32, Failure> {
         node_name: host_name(),
         targets: vec![url],
         sector_min_log2: 31,
-        zstd_level: 3,
+        zstd_level: 2,
         rsa: RsaSize::Rsa3072,
         passphrase_on_targets: false,
     };

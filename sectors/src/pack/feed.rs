@@ -23,9 +23,11 @@ const BATCH_BYTES: u64 = 1 << 20;
 /// Entries in one batch.
 const BATCH_ENTRIES: usize = 2048;
 /// Bytes read of a large file at a time.
-const READ_LEN: usize = 4 << 20;
+const READ_LEN: usize = 2 << 20;
 /// Stretches of data in a sparse file that fit the tar's own map; more go as extents.
 const SPARSE_MAP_MAX: usize = 10_000;
+/// Chunks at its start that tell whether a large file is known already.
+const LOOK_AHEAD: usize = 2;
 /// How often a large file is read again when it changed meanwhile.
 const LARGE_RETRIES: u32 = 1;
 
@@ -204,7 +206,7 @@ struct Cutter<'f, 'a, 'b> {
 impl Cutter<'_, '_, '_> {
     /// Reads all spans, cuts chunks and sends pieces; the last piece stays with the caller.
     fn run(&mut self, spans: &[(u64, u64)]) -> Result<Cut, Behind> {
-        let buf = self.feed.shared.buffers.take(READ_LEN + CHUNK_MAX);
+        let buf = self.feed.shared.buffers.take_full(READ_LEN + CHUNK_MAX);
         let mut cut = Cut { buf, used: 0, parts: Vec::new(), short: false, error: None };
         let mut at = 0;
         // Bytes at the end of the buffer that are not cut yet: always fewer than the largest chunk.
@@ -255,7 +257,7 @@ impl Cutter<'_, '_, '_> {
         if cut.parts.is_empty() {
             return Ok(());
         }
-        let mut next = self.feed.shared.buffers.take(READ_LEN + CHUNK_MAX);
+        let mut next = self.feed.shared.buffers.take_full(READ_LEN + CHUNK_MAX);
         next[..tail].copy_from_slice(&cut.buf[cut.used - tail..cut.used]);
         let full = std::mem::replace(&mut cut.buf, next);
         let parts = std::mem::take(&mut cut.parts);
@@ -288,11 +290,8 @@ impl Cutter<'_, '_, '_> {
     /// True if one of the first chunks is already stored: then only what is new will be.
     fn starts_with_known(&self, buf: &[u8], parts: &[Part]) -> bool {
         let shared = self.feed.shared;
-        if !shared.index.knows_older() {
-            return false;
-        }
         let mut at = 0;
-        parts.iter().any(|p| match p {
+        parts.iter().take(LOOK_AHEAD).any(|p| match p {
             Part::Hole(_) => false,
             Part::Data(n) => {
                 let fp = blake3::keyed_hash(&shared.fingerprint_key, &buf[at..at + n]);

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 use serde::{Deserialize, Serialize};
 
 use super::work::{Done, HERE, Large, LargeEnd, News, Unit};
-use super::{PackError, PackReport, PlacedPart, REPORT_MAX, Sectors, Shared, Task};
+use super::{PackError, PackReport, PlacedPart, RAW_BUFFERS_MAX, REPORT_MAX, Sectors, Shared, Task};
 use crate::catalog::{PartWriter, SectorTable};
 use crate::entry::{Entry, Extent, Kind};
 use crate::frames::FrameWriter;
@@ -207,7 +207,9 @@ impl<'a, S: Sectors> Placing<'a, S> {
         for news in unit.news {
             self.news(news, base, shared)?;
         }
-        shared.buffers.give(unit.raw);
+        if unit.raw.capacity() > 0 {
+            shared.raws.give(unit.raw, RAW_BUFFERS_MAX);
+        }
         let full = self.current.as_ref().and_then(|c| c.part.as_ref()).is_some_and(|p| p.len() >= PART_FLUSH_LEN);
         if full && !unit.open_end {
             self.flush_part()?;

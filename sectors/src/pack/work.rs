@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender, select_biased};
 
-use super::{PackError, Shared, Task};
+use super::{PackError, READ_BUFFERS_MAX, Shared, Task};
 use crate::attrs;
 use crate::diff::Change;
 use crate::entry::{Entry, Extent, Kind, Meta, Xattrs};
@@ -124,6 +124,14 @@ impl Unit {
         self.frames.push((self.raw.len() - before, tar.len()));
         Ok(())
     }
+
+    /// For a stretch of one file: a look at samples tells whether compressing is worth it.
+    fn add_uniform(&mut self, writer: &mut FrameWriter, tar: &[u8]) -> Result<(), PackError> {
+        let before = self.raw.len();
+        writer.append_uniform(tar, &mut self.raw).map_err(PackError::Compress)?;
+        self.frames.push((self.raw.len() - before, tar.len()));
+        Ok(())
+    }
 }
 
 /// A member's name: the source's path, then the path inside.
@@ -200,7 +208,7 @@ impl Worker<'_> {
                     Mode::Whole => vec![self.whole(&head, &buf, &parts, pad, end.is_none())?],
                     Mode::Extents => self.extents(piece.seq, &buf, &parts)?,
                 };
-                self.shared.buffers.give(buf);
+                self.shared.buffers.give(buf, READ_BUFFERS_MAX);
                 let mut units = units;
                 if let Some(end) = end {
                     units.push(Unit { news: vec![News::LargeEnd(large, end)], ..Unit::default() });
@@ -224,7 +232,7 @@ impl Worker<'_> {
     }
 
     fn whole(&mut self, head: &[u8], buf: &[u8], parts: &[Part], pad: usize, open: bool) -> Result<Unit, PackError> {
-        let mut unit = Unit { open_end: open, ..Unit::default() };
+        let mut unit = Unit { open_end: open, raw: self.shared.raws.take(), ..Unit::default() };
         if !head.is_empty() {
             unit.add_frame(&mut self.writer, head)?;
         }
@@ -244,14 +252,14 @@ impl Worker<'_> {
                     });
                     at += n;
                     if at - frame_from >= FRAME_LEN {
-                        unit.add_frame(&mut self.writer, &buf[frame_from..at])?;
+                        unit.add_uniform(&mut self.writer, &buf[frame_from..at])?;
                         frame_from = at;
                     }
                 }
             }
         }
         if at > frame_from {
-            unit.add_frame(&mut self.writer, &buf[frame_from..at])?;
+            unit.add_uniform(&mut self.writer, &buf[frame_from..at])?;
         }
         if pad > 0 {
             unit.add_frame(&mut self.writer, &[0; 512][..pad])?;
@@ -283,7 +291,7 @@ impl Worker<'_> {
                     extents.push(Extent::Data { sector: HERE, offset, len: n as u64, fingerprint });
                     let mut unit = Unit::default();
                     unit.add_frame(&mut self.writer, &head)?;
-                    unit.add_frame(&mut self.writer, data)?;
+                    unit.add_uniform(&mut self.writer, data)?;
                     let pad = pax::padding(n as u64);
                     if pad > 0 {
                         unit.add_frame(&mut self.writer, &[0; 512][..pad])?;
@@ -298,7 +306,8 @@ impl Worker<'_> {
     }
 
     fn batch(&mut self, changes: Vec<Change>) -> Result<Unit, PackError> {
-        let mut unit = Unit { news: Vec::with_capacity(changes.len()), ..Unit::default() };
+        let news = Vec::with_capacity(changes.len());
+        let mut unit = Unit { news, raw: self.shared.raws.take(), ..Unit::default() };
         let mut tar = std::mem::take(&mut self.tar);
         tar.clear();
         for change in changes {

@@ -17,17 +17,20 @@ use crate::fsx::{self, Call, gate};
 #[derive(Debug)]
 pub struct PlacedFile {
     file: File,
+    /// The kernel lets one writer into a file at a time and has the others spin: here they sleep.
+    turn: std::sync::Mutex<()>,
     uid: u32,
     gid: u32,
 }
 
 impl PlacedFile {
     pub(super) fn new(file: File, uid: u32, gid: u32) -> Self {
-        Self { file, uid, gid }
+        Self { file, turn: std::sync::Mutex::default(), uid, gid }
     }
 
     /// Writes at an offset.
     pub fn write_at(&self, content: &[u8], offset: u64) -> Result<(), PlaceError> {
+        let _turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
         fsx::write_all_at(&self.file, content, offset).map_err(io_error("write the file"))
     }
 

@@ -159,28 +159,34 @@ impl Run<'_, '_> {
         });
     }
 
-    /// Runs `n` numbered jobs on the threads of the settings, each with its own placer.
+    /// Runs `n` numbered jobs on the threads of the settings, each with its own placer. Every thread begins in a stretch
+    /// of its own and helps the others when that is done: neighbouring jobs write to one file or directory, and two
+    /// threads there would wait for each other.
     fn parallel(&self, n: usize, job: impl Fn(&mut Placer<'_>, usize) + Sync) -> Result<(), RestoreError> {
-        let next = AtomicUsize::new(0);
-        let work = || {
+        let threads = self.settings.threads.clamp(1, n.max(1));
+        let bound = |t: usize| n * t / threads;
+        let next: Vec<AtomicUsize> = (0..threads).map(|t| AtomicUsize::new(bound(t))).collect();
+        let work = |me: usize| {
             let mut placer = self.place.worker();
-            loop {
-                let i = next.fetch_add(1, Ordering::SeqCst);
-                if i >= n || self.progress.stop.load(Ordering::Relaxed) {
-                    return;
+            for t in (0..threads).map(|k| (me + k) % threads) {
+                loop {
+                    let i = next[t].fetch_add(1, Ordering::SeqCst);
+                    if i >= bound(t + 1) || self.progress.stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    job(&mut placer, i);
                 }
-                job(&mut placer, i);
             }
         };
-        if n <= 1 || self.settings.threads <= 1 {
-            work();
+        if threads == 1 {
+            work(0);
             return Ok(());
         }
         std::thread::scope(|scope| {
             let mut handles = Vec::new();
-            for i in 0..self.settings.threads.min(n) {
-                let t = std::thread::Builder::new().name(format!("restore-{i}"));
-                handles.push(t.spawn_scoped(scope, work).map_err(RestoreError::Resources)?);
+            for i in 0..threads {
+                let (t, work) = (std::thread::Builder::new().name(format!("restore-{i}")), &work);
+                handles.push(t.spawn_scoped(scope, move || work(i)).map_err(RestoreError::Resources)?);
             }
             handles.into_iter().try_for_each(|h| h.join().map_err(|_| RestoreError::Threads))
         })
