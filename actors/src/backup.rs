@@ -62,6 +62,8 @@ pub struct BackupReport {
     pub seq: u64,
     pub resumed: bool,
     pub sources: Vec<SourceReport>,
+    /// Sources that were not backed up, and why: they keep what the last checkpoint holds of them.
+    pub refused: Vec<ZoneError>,
     pub sectors: u64,
     pub stored_bytes: u64,
     pub settled: settle::Settled,
@@ -96,16 +98,36 @@ pub fn backup(
         settle::tidy(zone)?;
     }
     let resumed = if request.dry_run { None } else { resumable(zone, request)? };
-    let mut planned = Vec::new();
+    let (mut planned, mut refused) = (Vec::new(), Vec::new());
     for id in &request.sources {
         let Some(source) = zone.state().sources.get(id).cloned() else { continue };
-        planned.push(plan_source(zone, source, request, resumed, tell)?);
+        match plan_source(zone, source, request, resumed, tell) {
+            Ok(p) => planned.push(p),
+            // One source in trouble must not keep the others from being backed up.
+            Err(e) if is_about_the_source(&e) => refused.push(e),
+            Err(e) => return Err(e),
+        }
     }
+    if planned.is_empty()
+        && let Some(e) = refused.pop()
+    {
+        return Err(e);
+    }
+    let request = &BackupRequest { sources: planned.iter().map(|p| p.source.id).collect(), ..request.clone() };
     planned.sort_by_key(|p| std::cmp::Reverse(p.source.priority));
     if request.dry_run {
         let sources = planned.into_iter().map(|p| report_of(p, PackReport::default())).collect();
         let settled = settle::Settled::default();
-        return Ok(BackupReport { checkpoint: None, seq: 0, resumed: false, sources, sectors: 0, stored_bytes: 0, settled });
+        return Ok(BackupReport {
+            checkpoint: None,
+            seq: 0,
+            resumed: false,
+            sources,
+            refused,
+            sectors: 0,
+            stored_bytes: 0,
+            settled,
+        });
     }
     let checkpoint = match resumed {
         Some(id) => id,
@@ -125,7 +147,13 @@ pub fn backup(
     fsx::point("store-checkpoint:after");
     let settled = settle::settle(zone, request.threads, &progress.stop)?;
     let seq = zone.state().checkpoints.get(&checkpoint).map_or(0, |c| c.seq);
-    Ok(BackupReport { checkpoint: Some(checkpoint), seq, resumed: resumed.is_some(), sources, sectors, stored_bytes, settled })
+    let resumed = resumed.is_some();
+    Ok(BackupReport { checkpoint: Some(checkpoint), seq, resumed, sources, refused, sectors, stored_bytes, settled })
+}
+
+/// Whether an error speaks of one source alone.
+fn is_about_the_source(e: &ZoneError) -> bool {
+    matches!(e, ZoneError::Source { .. } | ZoneError::SourceEmpty { .. } | ZoneError::SourceMoved { .. })
 }
 
 fn report_of(p: Planned, packed: PackReport) -> SourceReport {

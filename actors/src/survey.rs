@@ -8,7 +8,7 @@ use zoneward_consensus::model::Source;
 use zoneward_sectors::catalog::{CatalogError, Merge};
 use zoneward_sectors::diff::{Change, Counts, Differ, Trouble};
 use zoneward_sectors::glob::Excludes;
-use zoneward_sectors::walk::{Walk, WalkOptions};
+use zoneward_sectors::walk::{Filter, Walk, WalkOptions};
 
 use crate::errors::ZoneError;
 
@@ -50,7 +50,7 @@ pub fn source_path(source: &Source) -> PathBuf {
 pub fn scan(source: &Source, base: Merge, compare: Compare, threads: usize) -> Result<Scan, ZoneError> {
     let root = source_path(source);
     let excludes = Excludes::new(&source.excludes, false).map_err(|e| ZoneError::TargetUrl(e.to_string()))?;
-    let filter: Option<Arc<dyn Fn(&[u8], bool) -> bool + Send + Sync>> = if source.excludes.is_empty() {
+    let filter: Option<Filter> = if source.excludes.is_empty() {
         None
     } else {
         let top = root.as_os_str().as_bytes().to_vec();

@@ -38,12 +38,7 @@ impl From<ZoneError> for Failure {
             ZoneError::NoTarget(_) => Failure::new(1302, exit::TARGET, text)
                 .help("zoneward target ls shows the targets; is the disk mounted?"),
             ZoneError::TargetUrl(_) => Failure::new(1303, exit::USAGE, text),
-            ZoneError::SourceEmpty { .. } => Failure::new(1401, exit::REFUSED, text)
-                .help("if that is right, say so: zoneward backup --allow-empty; what is stored is untouched"),
-            ZoneError::SourceMoved { .. } => Failure::new(1402, exit::REFUSED, text)
-                .help("mount it, or say that this is right: zoneward backup --allow-empty; what is stored is untouched"),
-            ZoneError::Source { .. } => Failure::new(1403, exit::FAILED, text)
-                .help("check the path, or stop backing it up: zoneward source remove PATH"),
+            ZoneError::SourceEmpty { .. } | ZoneError::SourceMoved { .. } | ZoneError::Source { .. } => of_source(&e),
             ZoneError::Exposed(_) => Failure::new(1105, exit::REFUSED, text),
             ZoneError::Unfinished => Failure::new(1005, exit::FAILED, text),
             ZoneError::Secret(_) | ZoneError::Identity(_) | ZoneError::State { .. } => {
@@ -58,6 +53,19 @@ impl From<ZoneError> for Failure {
             ZoneError::Pack(_) | ZoneError::Write(_) | ZoneError::Restore(_) => Failure::new(1502, exit::FAILED, text)
                 .help("nothing that was acknowledged is lost; mend the cause and run it again"),
         }
+    }
+}
+
+/// A source's trouble.
+pub fn of_source(e: &ZoneError) -> Failure {
+    let text = chain(e);
+    match e {
+        ZoneError::SourceEmpty { .. } => Failure::new(1401, exit::REFUSED, text)
+            .help("if that is right, say so: zoneward backup --allow-empty; what is stored is untouched"),
+        ZoneError::SourceMoved { .. } => Failure::new(1402, exit::REFUSED, text)
+            .help("mount it, or say that this is right: zoneward backup --allow-empty; what is stored is untouched"),
+        _ => Failure::new(1403, exit::FAILED, text)
+            .help("check the path, or stop backing it up: zoneward source remove PATH"),
     }
 }
 

@@ -42,9 +42,6 @@ pub fn meta_of(fd: impl AsFd) -> io::Result<Meta> {
     meta_from(&s).ok_or_else(|| io::Error::other("it is a socket now"))
 }
 
-/// Retries when attributes change while they are read.
-const RETRIES: usize = 4;
-
 /// Reads all attributes through `list` and `get`, which fill a buffer and answer a length.
 fn collect(
     list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
@@ -58,34 +55,32 @@ fn collect(
         Err(Errno::RANGE) => Vec::new(),
         Err(e) => return Err(e.into()),
     };
-    for _ in 0..RETRIES {
-        if names.is_empty() {
-            let mut big = vec![0u8; 1 << 16];
-            let n = list(&mut big)?;
-            big.truncate(n);
-            names = big;
-        }
-        let mut out = Xattrs::new();
-        let mut total = 0;
-        let mut value = vec![0u8; 1 << 16];
-        for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-            match get(name, &mut value) {
-                Ok(n) => {
-                    total += name.len() + n;
-                    out.push((name.to_vec(), value[..n].to_vec()));
-                }
-                // Gone since it was listed, or hidden from this user.
-                Err(Errno::NODATA | Errno::PERM | Errno::ACCESS) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        if total > XATTRS_LEN_MAX {
-            return Err(io::Error::other("its extended attributes are longer than 1 MiB"));
-        }
-        out.sort();
-        return Ok(out);
+    if names.is_empty() {
+        // The kernel's own limits on a list and on a value are 64 KiB each.
+        let mut big = vec![0u8; 1 << 16];
+        let n = list(&mut big)?;
+        big.truncate(n);
+        names = big;
     }
-    Err(io::Error::other("its extended attributes keep changing"))
+    let mut out = Xattrs::new();
+    let mut total = 0;
+    let mut value = vec![0u8; 1 << 16];
+    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        match get(name, &mut value) {
+            Ok(n) => {
+                total += name.len() + n;
+                out.push((name.to_vec(), value[..n].to_vec()));
+            }
+            // Gone since it was listed, or hidden from this user.
+            Err(Errno::NODATA | Errno::PERM | Errno::ACCESS) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    if total > XATTRS_LEN_MAX {
+        return Err(io::Error::other("its extended attributes are longer than 1 MiB"));
+    }
+    out.sort();
+    Ok(out)
 }
 
 fn with_nul(name: &[u8]) -> Vec<u8> {

@@ -231,8 +231,8 @@ impl Placer<'_> {
     /// Gives a file that is right already its owner, mode, attributes and times.
     pub fn touch_up(&mut self, path: &[u8], meta: &Meta, xattrs: &Xattrs) -> Placed {
         match self.existing(path)? {
-            // Another name that it has elsewhere would change with it.
-            Some((now, file)) if now.kind == Kind::File && now.nlink == 1 => {
+            // Another name that it has elsewhere would change with it, unless it is meant to have several.
+            Some((now, file)) if now.kind == Kind::File && (now.nlink == 1 || meta.nlink > 1) => {
                 dress(&file, meta, xattrs, self.place.uid, self.place.gid)
             }
             _ => Err(PlaceError::InTheWay),
@@ -262,8 +262,14 @@ impl Placer<'_> {
         file::dress_by_name(&dir, split(path).1, meta, xattrs, self.place.uid, self.place.gid)
     }
 
-    /// Makes a further name of a file that is there.
+    /// Makes a further name of a file that is there. A name that it has already stays.
     pub fn hard_link(&mut self, path: &[u8], holder: &[u8]) -> Result<(), PlaceError> {
+        if let (Some((a, _)), Some((b, _))) = (self.existing(path)?, self.existing(holder)?)
+            && a.ino == b.ino
+            && a.kind == Kind::File
+        {
+            return Ok(());
+        }
         let (from, from_name) = self.dir_of(holder)?;
         let link = |d: &OwnedFd, n: &[u8]| linkat(&*from, from_name, d, n, AtFlags::empty());
         self.make(path, Call::Create, "make the hard link", link).map(|_| ())

@@ -150,7 +150,11 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &BackupReport, seconds: f64) -> i32
     for f in &r.settled.failed {
         out.warn(f);
     }
-    let incomplete = unread + unsteady > 0 || !r.settled.failed.is_empty();
+    let refused: Vec<Failure> = r.refused.iter().map(crate::translate::of_source).collect();
+    for f in &refused {
+        eprintln!("{f}");
+    }
+    let incomplete = unread + unsteady > 0 || !r.settled.failed.is_empty() || !refused.is_empty();
     let state = zone.state();
     let targets = state.usable_targets().count();
     let wanted = r.sources.iter().filter_map(|s| state.sources.get(&s.source)).map(|s| state.copies_wanted(s)).max().unwrap_or(1);
@@ -158,6 +162,7 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &BackupReport, seconds: f64) -> i32
         "type": "summary", "schema": "zoneward.backup/1", "checkpoint": r.checkpoint, "seq": r.seq, "resumed": r.resumed,
         "dry_run": r.checkpoint.is_none(), "complete": !incomplete, "seconds": seconds, "sectors": r.sectors,
         "stored_bytes": r.stored_bytes, "copies_made": r.settled.copies_made, "failed": r.settled.failed,
+        "refused": refused.iter().map(|f| serde_json::json!({"code": format!("ZW-{}", f.code), "what": f.what})).collect::<Vec<_>>(),
         "sources": r.sources.iter().map(|s| serde_json::json!({
             "id": s.source, "path": s.path.to_string_lossy(), "files": s.counts.files, "dirs": s.counts.dirs, "others": s.counts.others,
             "bytes": s.counts.bytes, "new": s.counts.new, "changed": s.counts.changed, "gone": s.counts.gone,
@@ -176,7 +181,11 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &BackupReport, seconds: f64) -> i32
     if usize::from(wanted) > targets && r.checkpoint.is_some() {
         out.say(format!("{wanted} copies are wanted, there is room for {targets}: zoneward target add URL"));
     }
-    if incomplete { exit::INCOMPLETE } else { 0 }
+    match (refused.first(), incomplete) {
+        (Some(f), _) => f.exit,
+        (None, true) => exit::INCOMPLETE,
+        (None, false) => 0,
+    }
 }
 
 fn tell_source(out: Out, s: &zoneward_actors::backup::SourceReport) {

@@ -362,17 +362,14 @@ impl Run<'_, '_> {
         if !self.is_right(placer, w) {
             return;
         }
-        match placer.touch_up(&w.at, &w.entry.meta, &w.entry.xattrs) {
-            Ok(warnings) => {
-                w.kept.store(true, Ordering::SeqCst);
-                self.count(&w.entry);
-                self.with_report(|r| {
-                    r.kept += 1;
-                    warnings.into_iter().for_each(|x| r.warn(&w.at, x.to_string()));
-                });
-            }
-            // It will be written anew, which says what is wrong if that fails too.
-            Err(_) => {}
+        // If this fails it is written anew, which says what is wrong if that fails too.
+        if let Ok(warnings) = placer.touch_up(&w.at, &w.entry.meta, &w.entry.xattrs) {
+            w.kept.store(true, Ordering::SeqCst);
+            self.count(&w.entry);
+            self.with_report(|r| {
+                r.kept += 1;
+                warnings.into_iter().for_each(|x| r.warn(&w.at, x.to_string()));
+            });
         }
     }
 
