@@ -71,13 +71,7 @@ fn name_ok(name: &str) -> Applied {
 /// Applies one command that was logged at `index`. Answers what came of it and which records changed.
 ///
 /// Every handler checks first and changes after, so that a refusal leaves everything as it was.
-pub fn apply(
-    state: &mut State,
-    index: u64,
-    time_ms: u64,
-    node: NodeId,
-    command: &Command,
-) -> (Outcome, BTreeSet<Row>) {
+pub fn apply(state: &mut State, index: u64, time_ms: u64, node: NodeId, command: &Command) -> (Outcome, BTreeSet<Row>) {
     let mut rows = BTreeSet::new();
     let now = time_ms.max(state.last_time_ms);
     let mut change = Change { state, rows: &mut rows, now, node };
@@ -175,6 +169,7 @@ fn create_zone(c: &mut Change<'_>, command: &Command) -> Applied {
     }
     name_ok(name)?;
     classes_ok(*sector_min_log2, *sector_max_log2)?;
+    level_ok(*zstd_level)?;
     c.state.zone = Some(Zone {
         id: *zone,
         name: name.clone(),
@@ -196,15 +191,17 @@ fn classes_ok(min: u8, max: u8) -> Applied {
     if (12..=36).contains(&min) && min <= max && max <= 36 { Ok(()) } else { Err(Refusal::Range("the sector class")) }
 }
 
+fn level_ok(level: i32) -> Applied {
+    if (1..=19).contains(&level) { Ok(()) } else { Err(Refusal::Range("the compression level")) }
+}
+
 fn set_zone(c: &mut Change<'_>, name: &Option<String>, min: Option<u8>, level: Option<i32>) -> Applied {
     let zone = c.state.zone.as_mut().ok_or(Refusal::NoZone)?;
     if let Some(name) = name {
         name_ok(name)?;
     }
     classes_ok(min.unwrap_or(zone.sector_min_log2), zone.sector_max_log2)?;
-    if level.is_some_and(|l| !(1..=19).contains(&l)) {
-        return Err(Refusal::Range("the compression level"));
-    }
+    level.map_or(Ok(()), level_ok)?;
     zone.name = name.clone().unwrap_or_else(|| zone.name.clone());
     zone.sector_min_log2 = min.unwrap_or(zone.sector_min_log2);
     zone.zstd_level = level.unwrap_or(zone.zstd_level);

@@ -27,20 +27,59 @@ pub enum Command {
         zstd_level: i32,
         secret_epoch: u32,
     },
-    SetZone { name: Option<String>, sector_min_log2: Option<u8>, zstd_level: Option<i32> },
-    SetOwnerKey { fingerprint: Digest, public: String },
-    AddNode { node: NodeId, name: String, public_key: String, certificate: String },
-    AddTarget { target: TargetId, name: String, url: String, alias: ZoneAlias, domain: Option<String> },
-    SetTarget { target: TargetId, paused: Option<bool>, owner_key_hash: Option<Digest> },
+    SetZone {
+        name: Option<String>,
+        sector_min_log2: Option<u8>,
+        zstd_level: Option<i32>,
+    },
+    SetOwnerKey {
+        fingerprint: Digest,
+        public: String,
+    },
+    AddNode {
+        node: NodeId,
+        name: String,
+        public_key: String,
+        certificate: String,
+    },
+    AddTarget {
+        target: TargetId,
+        name: String,
+        url: String,
+        alias: ZoneAlias,
+        domain: Option<String>,
+    },
+    SetTarget {
+        target: TargetId,
+        paused: Option<bool>,
+        owner_key_hash: Option<Digest>,
+    },
     /// Adds a source, or changes the settings of one.
-    PutSource { source: Source },
-    RemoveSource { source: SourceId },
+    PutSource {
+        source: Source,
+    },
+    RemoveSource {
+        source: SourceId,
+    },
     /// Begins a checkpoint of these sources; all others are carried over.
-    OpenCheckpoint { checkpoint: CheckpointId, checkpoint_kind: CheckpointKind, sources: Vec<SourceId> },
+    OpenCheckpoint {
+        checkpoint: CheckpointId,
+        checkpoint_kind: CheckpointKind,
+        sources: Vec<SourceId>,
+    },
     /// Goes on with a checkpoint that was cut: what is not sealed is given up.
-    ResumeCheckpoint { checkpoint: CheckpointId },
-    AbandonCheckpoint { checkpoint: CheckpointId },
-    OpenLayer { layer: LayerId, checkpoint: CheckpointId, source: SourceId, full: bool },
+    ResumeCheckpoint {
+        checkpoint: CheckpointId,
+    },
+    AbandonCheckpoint {
+        checkpoint: CheckpointId,
+    },
+    OpenLayer {
+        layer: LayerId,
+        checkpoint: CheckpointId,
+        source: SourceId,
+        full: bool,
+    },
     OpenSector {
         sector: SectorId,
         checkpoint: CheckpointId,
@@ -72,12 +111,25 @@ pub enum Command {
         copy: CopyId,
         stored_len: u64,
     },
-    AbandonSector { sector: SectorId },
-    StoreCopy { copy: CopyId, stored_len: u64 },
+    AbandonSector {
+        sector: SectorId,
+    },
+    StoreCopy {
+        copy: CopyId,
+        stored_len: u64,
+    },
     /// Gives up an open copy; said again once its file is gone, it forgets the copy.
-    AbandonCopy { copy: CopyId },
-    MarkCopy { copy: CopyId, state: CopyState },
-    Verified { copies: Vec<CopyId>, read: bool },
+    AbandonCopy {
+        copy: CopyId,
+    },
+    MarkCopy {
+        copy: CopyId,
+        state: CopyState,
+    },
+    Verified {
+        copies: Vec<CopyId>,
+        read: bool,
+    },
     FinishTask {
         checkpoint: CheckpointId,
         source: SourceId,
@@ -86,10 +138,24 @@ pub enum Command {
         mount: Option<String>,
         entries: u64,
     },
-    StoreCheckpoint { checkpoint: CheckpointId },
-    PublishHead { n: u64, payload: String, payload_hash: Digest, sector: SectorId, checkpoint: CheckpointId },
-    PublishedPointer { target: TargetId, n: u64, hash: Digest },
-    FinishCheckpoint { checkpoint: CheckpointId },
+    StoreCheckpoint {
+        checkpoint: CheckpointId,
+    },
+    PublishHead {
+        n: u64,
+        payload: String,
+        payload_hash: Digest,
+        sector: SectorId,
+        checkpoint: CheckpointId,
+    },
+    PublishedPointer {
+        target: TargetId,
+        n: u64,
+        hash: Digest,
+    },
+    FinishCheckpoint {
+        checkpoint: CheckpointId,
+    },
 }
 
 /// A command on its way into the log: the body stays opaque until it is applied.
@@ -101,7 +167,6 @@ pub struct Entry {
     pub node: NodeId,
     pub body: Box<serde_json::value::RawValue>,
 }
-
 
 /// Why an entry cannot be applied by this release.
 #[derive(Debug, thiserror::Error)]
@@ -129,5 +194,49 @@ impl Entry {
             return Err(DecodeError::Level(self.level));
         }
         serde_json::from_str(self.body.get()).map_err(|e| DecodeError::Body(e.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    fn entry(level: u32, body: &str) -> Entry {
+        let body = serde_json::value::RawValue::from_string(body.to_owned()).unwrap();
+        Entry { level, time_ms: 1, node: samples::node(), body }
+    }
+
+    #[test]
+    fn every_command_comes_back_from_its_entry() {
+        for command in samples::story() {
+            let bytes = serde_json::to_vec(&Entry::new(5, samples::node(), &command).unwrap()).unwrap();
+            let entry: Entry = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!((entry.level, entry.time_ms, entry.node), (LEVEL, 5, samples::node()));
+            assert_eq!(entry.command().unwrap(), command);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_an_error_and_never_skipped() {
+        let body = r#"{"kind":"abandon_checkpoint","checkpoint":"00000000000000000000000000000001"}"#;
+        assert!(entry(LEVEL, body).command().is_ok());
+        assert!(matches!(entry(LEVEL + 1, body).command(), Err(DecodeError::Level(l)) if l == LEVEL + 1));
+        for bad in [
+            r#"{"kind":"invent_wheel"}"#,
+            r#"{}"#,
+            "null",
+            r#"{"kind":"abandon_checkpoint","checkpoint":"1"}"#,
+            r#"{"kind":"abandon_checkpoint","checkpoint":"00000000000000000000000000000001","more":1}"#,
+        ] {
+            assert!(matches!(entry(LEVEL, bad).command(), Err(DecodeError::Body(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_command_has_a_limit() {
+        let name = "x".repeat(COMMAND_LEN_MAX);
+        let command = Command::SetZone { name: Some(name), sector_min_log2: None, zstd_level: None };
+        assert!(matches!(Entry::new(1, samples::node(), &command), Err(DecodeError::TooLong(_))));
     }
 }

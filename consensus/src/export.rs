@@ -1,5 +1,6 @@
 //! The state as one JSON document: what a system sector carries, and what an offline look at a zone reads.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
@@ -46,7 +47,7 @@ struct Borrowed<'a> {
 }
 
 /// The values of a map as an array, one after another.
-struct Values<'a, K, V>(&'a std::collections::BTreeMap<K, V>);
+struct Values<'a, K, V>(&'a BTreeMap<K, V>);
 
 impl<K, V: Serialize> Serialize for Values<'_, K, V> {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
@@ -82,16 +83,76 @@ pub fn import_state(input: impl Read) -> io::Result<State> {
     }
     Ok(State {
         zone: doc.zone,
-        nodes: doc.nodes.into_iter().map(|x| (x.id, x)).collect(),
-        targets: doc.targets.into_iter().map(|x| (x.id, x)).collect(),
-        sources: doc.sources.into_iter().map(|x| (x.id, x)).collect(),
-        checkpoints: doc.checkpoints.into_iter().map(|x| (x.id, x)).collect(),
-        layers: doc.layers.into_iter().map(|x| (x.id, x)).collect(),
-        sectors: doc.sectors.into_iter().map(|x| (x.id, x)).collect(),
-        copies: doc.copies.into_iter().map(|x| (x.id, x)).collect(),
+        nodes: by_id("node", doc.nodes, |x| x.id)?,
+        targets: by_id("target", doc.targets, |x| x.id)?,
+        sources: by_id("source", doc.sources, |x| x.id)?,
+        checkpoints: by_id("checkpoint", doc.checkpoints, |x| x.id)?,
+        layers: by_id("layer", doc.layers, |x| x.id)?,
+        sectors: by_id("sector", doc.sectors, |x| x.id)?,
+        copies: by_id("copy", doc.copies, |x| x.id)?,
         head: doc.head,
         revision: doc.revision,
         next_seq: doc.next_seq,
         last_time_ms: doc.last_time_ms,
     })
+}
+
+/// Records by id. One id twice is not a state that Zoneward wrote, and which of both counts would be a guess.
+fn by_id<K: Ord + std::fmt::Display, V>(what: &str, all: Vec<V>, id: impl Fn(&V) -> K) -> io::Result<BTreeMap<K, V>> {
+    let mut out = BTreeMap::new();
+    for v in all {
+        let k = id(&v);
+        if out.contains_key(&k) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the {what} {k} is in the state twice")));
+        }
+        out.insert(k, v);
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    fn text(state: &State) -> String {
+        let mut out = Vec::new();
+        export_state(state, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_was_exported_is_imported_again_at_every_step() {
+        let mut state = State::default();
+        for (i, command) in samples::story().iter().enumerate() {
+            samples::done(&mut state, i as u64 + 1, command);
+            assert_eq!(import_state(text(&state).as_bytes()).unwrap(), state, "after {command:?}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&text(&state)).unwrap();
+        for key in ["sources", "checkpoints", "layers", "sectors", "copies", "targets", "nodes"] {
+            assert!(json[key].as_array().is_some_and(|a| !a.is_empty()), "{key}");
+        }
+        assert_eq!(json["format"], 1);
+        assert_eq!(json["zone"]["id"], samples::zone().to_string());
+        assert_eq!(json["head"]["n"], 1);
+        assert_eq!(json["sources"][0]["path"], "/home/ann");
+        assert_eq!(json["sources"][1]["path"]["b64"], "L2gv/w==");
+        assert_eq!(json["copies"][0]["state"], "stored");
+    }
+
+    #[test]
+    fn other_formats_cut_documents_and_doubled_records_are_refused() {
+        let good = text(&samples::state());
+        assert!(import_state(good.replace("\"format\":1", "\"format\":2").as_bytes()).is_err());
+        for cut in (0..good.len()).step_by(97) {
+            assert!(import_state(&good.as_bytes()[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut json: serde_json::Value = serde_json::from_str(&good).unwrap();
+        let first = json["copies"][0].clone();
+        json["copies"].as_array_mut().unwrap().push(first);
+        let e = import_state(json.to_string().as_bytes()).unwrap_err();
+        assert!(e.to_string().contains("twice"), "{e}");
+        assert!(import_state(&b"[]"[..]).is_err());
+        assert!(import_state(&[0xff; 64][..]).is_err());
+    }
 }

@@ -13,6 +13,8 @@ pub mod export;
 pub mod limits;
 pub mod model;
 pub mod plan;
+#[cfg(test)]
+mod samples;
 pub mod sizes;
 pub mod store;
 

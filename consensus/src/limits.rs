@@ -8,7 +8,13 @@ pub const WARNINGS_MAX: usize = 1000;
 pub const COMMAND_LEN_MAX: usize = 64 << 20;
 /// Work proposed in one round of planning.
 pub const PLAN_MAX: usize = 256;
+/// Leftovers to be removed in one round, shared among the targets: the rest waits for the next round.
+pub const PLAN_REMOVE_MAX: usize = 64;
+/// Copies of data, and again of system sectors, in one round, shared among the targets.
+pub const PLAN_COPY_MAX: usize = 64;
 /// Bytes of an exported state.
 pub const EXPORT_LEN_MAX: u64 = 1 << 30;
 /// Bytes of a name that a person gives.
 pub const NAME_LEN_MAX: usize = 200;
+
+const _: () = assert!(PLAN_REMOVE_MAX + 2 * PLAN_COPY_MAX < PLAN_MAX);

@@ -1,8 +1,10 @@
 //! What should be done next, given what is: pure, idempotent, bounded. The whole scheduler of the pipeline behind packing.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use zoneward_sectors::ids::{CheckpointId, CopyId, SectorId, TargetId};
 
-use crate::limits::PLAN_MAX;
+use crate::limits::{PLAN_COPY_MAX, PLAN_MAX, PLAN_REMOVE_MAX};
 use crate::model::{CheckpointState, Copy, CopyState, RawSector, State};
 
 /// A piece of work. Doing it twice is doing it once.
@@ -23,60 +25,100 @@ pub enum Work {
 }
 
 /// What is to be done. `_now_ms` will matter once audits are planned.
+///
+/// Every target gets the same share of a round, so that one that does not answer keeps nothing from the others.
 pub fn plan(state: &State, _now_ms: u64) -> Vec<Work> {
     let mut out = Vec::new();
-    for c in state.copies.values().filter(|c| given_up(state, c)) {
-        out.push(Work::RemoveIncoming { target: c.target, copy: c.id });
+    let mut shares = Shares::of(PLAN_REMOVE_MAX, state.targets.len());
+    for c in state.copies.values().filter(|c| c.state == CopyState::Abandoned) {
+        if shares.take(c.target) {
+            out.push(Work::RemoveIncoming { target: c.target, copy: c.id });
+        }
     }
     for c in state.checkpoints.values().filter(|c| c.state == CheckpointState::Running) {
         out.push(Work::ResumeCheckpoint { checkpoint: c.id });
     }
-    // Data first, then the system data that speaks of it, then the head that points at that.
-    copies(state, false, &mut out);
-    let data_waits = out.iter().any(|w| matches!(w, Work::Copy { .. }));
+    // On each target data first, then the system data that speaks of it, then the head that points at that.
+    let newest = newest_system(state);
+    let placed = placed(state);
+    let data: Vec<&RawSector> = state.sectors.values().filter(|s| s.is_sealed() && !s.system).collect();
+    let busy = copies(state, data, &placed, &BTreeSet::new(), &mut out);
     systems(state, &mut out);
-    if !data_waits {
-        copies(state, true, &mut out);
-    }
-    heads(state, &mut out);
+    // Older system sectors need no further copies: nothing points at them.
+    copies(state, newest.into_iter().collect(), &placed, &busy, &mut out);
+    heads(state, newest, &mut out);
     out.truncate(PLAN_MAX);
     out
 }
 
-/// A copy that will never be sealed: given up, or open although its sector is sealed or gone and no run works on it.
-fn given_up(_state: &State, c: &Copy) -> bool {
-    c.state == CopyState::Abandoned
+/// How much of a round each target may still take.
+struct Shares {
+    each: usize,
+    /// What all together may still take.
+    left: usize,
+    taken: BTreeMap<TargetId, usize>,
 }
 
-fn copies(state: &State, system: bool, out: &mut Vec<Work>) {
-    let mut wanting: Vec<&RawSector> =
-        state.sectors.values().filter(|s| s.is_sealed() && s.system == system && needed(state, s)).collect();
-    // The most important first, then the oldest.
-    wanting.sort_by_key(|s| (std::cmp::Reverse(s.min_priority), s.created_ms, s.id));
-    for s in wanting {
-        let have: Vec<&Copy> = state.copies.values().filter(|c| c.sector == s.id && c.is_stored()).collect();
-        let missing = usize::from(s.copies_wanted).saturating_sub(have.len());
-        if missing == 0 || have.is_empty() {
-            continue;
+impl Shares {
+    fn of(all: usize, targets: usize) -> Self {
+        Self { each: (all / targets.max(1)).max(1), left: all, taken: BTreeMap::new() }
+    }
+
+    fn take(&mut self, target: TargetId) -> bool {
+        let taken = self.taken.entry(target).or_default();
+        if self.left == 0 || *taken >= self.each {
+            return false;
         }
-        let mut used: Vec<(TargetId, Option<&str>)> =
-            have.iter().map(|c| (c.target, state.targets.get(&c.target).and_then(|t| t.domain.as_deref()))).collect();
-        for t in state.usable_targets() {
-            if used.len() >= have.len() + missing || out.len() >= PLAN_MAX {
-                break;
-            }
-            let free = used.iter().all(|(id, d)| *id != t.id && (t.domain.is_none() || *d != t.domain.as_deref()));
-            if free {
-                out.push(Work::Copy { sector: s.id, target: t.id });
-                used.push((t.id, t.domain.as_deref()));
-            }
-        }
+        *taken += 1;
+        self.left -= 1;
+        true
     }
 }
 
-/// Data sectors are needed while they exist; of system sectors only the newest gets further copies.
-fn needed(state: &State, s: &RawSector) -> bool {
-    !s.system || newest_system(state).is_some_and(|n| n.id == s.id)
+/// Copies by sector that are stored or on their way.
+fn placed(state: &State) -> BTreeMap<SectorId, Vec<&Copy>> {
+    let mut out: BTreeMap<SectorId, Vec<&Copy>> = BTreeMap::new();
+    for c in state.copies.values().filter(|c| matches!(c.state, CopyState::Open | CopyState::Stored)) {
+        out.entry(c.sector).or_default().push(c);
+    }
+    out
+}
+
+/// Proposes the copies that these sectors lack, but none to the targets in `not`. Answers which targets lack some.
+fn copies(
+    state: &State,
+    mut wanting: Vec<&RawSector>,
+    placed: &BTreeMap<SectorId, Vec<&Copy>>,
+    not: &BTreeSet<TargetId>,
+    out: &mut Vec<Work>,
+) -> BTreeSet<TargetId> {
+    let mut lacking = BTreeSet::new();
+    let mut shares = Shares::of(PLAN_COPY_MAX, state.usable_targets().count());
+    wanting.retain(|s| placed.get(&s.id).is_some_and(|c| c.len() < usize::from(s.copies_wanted)));
+    // The fewest copies first, then the most important, then the oldest.
+    wanting.sort_by_key(|s| {
+        (placed.get(&s.id).map_or(0, Vec::len), std::cmp::Reverse(s.min_priority), s.created_ms, s.id)
+    });
+    for s in wanting {
+        let Some(have) = placed.get(&s.id).filter(|c| c.iter().any(|c| c.is_stored())) else { continue };
+        let domain = |id: TargetId| state.targets.get(&id).and_then(|t| t.domain.as_deref());
+        let mut used: Vec<(TargetId, Option<&str>)> = have.iter().map(|c| (c.target, domain(c.target))).collect();
+        for t in state.usable_targets() {
+            if used.len() >= usize::from(s.copies_wanted) {
+                break;
+            }
+            let free = used.iter().all(|(id, d)| *id != t.id && (t.domain.is_none() || *d != t.domain.as_deref()));
+            if !free {
+                continue;
+            }
+            lacking.insert(t.id);
+            used.push((t.id, t.domain.as_deref()));
+            if !not.contains(&t.id) && shares.take(t.id) {
+                out.push(Work::Copy { sector: s.id, target: t.id });
+            }
+        }
+    }
+    lacking
 }
 
 /// The newest sealed system sector.
@@ -94,8 +136,8 @@ fn systems(state: &State, out: &mut Vec<Work>) {
     }
 }
 
-fn heads(state: &State, out: &mut Vec<Work>) {
-    let Some(newest) = newest_system(state) else { return };
+fn heads(state: &State, newest: Option<&RawSector>, out: &mut Vec<Work>) {
+    let Some(newest) = newest else { return };
     if out.iter().any(|w| matches!(w, Work::WriteSystem { .. })) {
         return;
     }
@@ -115,3 +157,6 @@ fn heads(state: &State, out: &mut Vec<Work>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

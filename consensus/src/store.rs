@@ -10,7 +10,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefin
 use zoneward_sectors::ids::NodeId;
 
 use crate::apply::{Outcome, Refusal, Row, apply};
-use crate::command::{Command, DecodeError, Entry};
+use crate::command::{Command, DecodeError, Entry, LEVEL};
 use crate::limits::LOG_KEPT;
 use crate::model::State;
 
@@ -36,7 +36,10 @@ pub enum StoreError {
     Newer(u64),
     #[error("the zone's state is damaged: {0}")]
     Damaged(String),
-    #[error("writing the zone's state failed; nothing of the last change counts")]
+    #[error("reading the zone's state failed: see that its disk works, then try again")]
+    Read(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The change may or may not be there once the store is opened again: a failed sync tells nothing.
+    #[error("writing the zone's state failed: free room or mend its disk, then run the command again")]
     Write(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the zone's state failed before; open it again")]
     Poisoned,
@@ -63,8 +66,15 @@ fn write_error(e: impl std::error::Error + Send + Sync + 'static) -> StoreError 
     StoreError::Write(Box::new(e))
 }
 
-fn damaged(e: impl std::error::Error) -> StoreError {
-    StoreError::Damaged(e.to_string())
+/// A disk that fails is not a damaged state: only bytes that were read and make no sense are.
+fn unreadable(e: impl Into<redb::Error>) -> StoreError {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    match e.into() {
+        redb::Error::DatabaseAlreadyOpen => StoreError::Busy,
+        redb::Error::Io(e) if !matches!(e.kind(), InvalidData | UnexpectedEof) => StoreError::Read(Box::new(e)),
+        e @ redb::Error::PreviousIo => StoreError::Read(Box::new(e)),
+        e => StoreError::Damaged(e.to_string()),
+    }
 }
 
 impl Store {
@@ -80,18 +90,19 @@ impl Store {
 
     /// Opens, or begins, a store on any storage.
     pub fn open_on(backend: impl StorageBackend) -> Result<Self, StoreError> {
+        // redb asserts on some damaged pages. Nothing of what unwinds is used again.
+        let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Self::load(backend)));
+        loaded.unwrap_or_else(|_| Err(StoreError::Damaged("its pages contradict each other".into())))
+    }
+
+    fn load(backend: impl StorageBackend) -> Result<Self, StoreError> {
         let opened = Database::builder().set_cache_size(CACHE_LEN).create_with_backend(backend);
-        let db = match opened {
-            Ok(db) => db,
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::Busy),
-            Err(redb::DatabaseError::Storage(redb::StorageError::Io(e))) => return Err(write_error(e)),
-            Err(e) => return Err(damaged(e)),
-        };
+        let db = opened.map_err(unreadable)?;
         let mut state = State::default();
-        let read = db.begin_read().map_err(damaged)?;
+        let read = db.begin_read().map_err(unreadable)?;
         match read.open_table(META) {
             Ok(meta) => {
-                let get = |k| meta.get(k).map(|v| v.map(|v| v.value())).map_err(damaged);
+                let get = |k| meta.get(k).map(|v| v.map(|v| v.value())).map_err(unreadable);
                 let schema = get("schema")?.unwrap_or(0);
                 if schema > SCHEMA {
                     return Err(StoreError::Newer(schema));
@@ -99,20 +110,25 @@ impl Store {
                 state.revision = get("revision")?.unwrap_or(0);
                 state.next_seq = get("next_seq")?.unwrap_or(0);
                 state.last_time_ms = get("last_time_ms")?.unwrap_or(0);
-                let rows = read.open_table(ROWS).map_err(damaged)?;
-                for row in rows.iter().map_err(damaged)? {
-                    let (key, value) = row.map_err(damaged)?;
+                let rows = read.open_table(ROWS).map_err(unreadable)?;
+                for row in rows.iter().map_err(unreadable)? {
+                    let (key, value) = row.map_err(unreadable)?;
                     rows::load(&mut state, key.value(), value.value()).map_err(StoreError::Damaged)?;
                 }
             }
             Err(redb::TableError::TableDoesNotExist(_)) => {}
-            Err(e) => return Err(damaged(e)),
+            Err(e) => return Err(unreadable(e)),
         }
         drop(read);
+        // A zone that speaks more than this release would be changed by rules that this release does not know.
+        match state.zone.as_ref().map(|z| z.feature_level) {
+            Some(level) if level > LEVEL => return Err(StoreError::Newer(level.into())),
+            _ => {}
+        }
         Ok(Self { db, state, poisoned: false })
     }
 
-    /// The zone as it is.
+    /// The zone as it is. After a failed [`propose`](Self::propose) this may be ahead of the disk: open the store again.
     pub fn state(&self) -> &State {
         &self.state
     }

@@ -19,12 +19,20 @@ pub fn open(c: &mut Change<'_>, id: CheckpointId, kind: CheckpointKind, sources:
     if sources.is_empty() || sources.iter().any(|s| !c.state.sources.contains_key(s)) {
         return Err(Refusal::Unknown("a source"));
     }
+    let seq = c.state.next_seq.checked_add(1).ok_or(Refusal::Range("the checkpoint's number"))?;
     let mut tasks = Vec::new();
     for source in c.state.sources.keys() {
         if sources.contains(source) {
             let layers = c.state.base_chain(*source, kind);
             let stats = TaskStats::default();
-            tasks.push(Task { source: *source, state: TaskState::Running, layers, as_of_ms: c.now, stats, warnings: Vec::new() });
+            tasks.push(Task {
+                source: *source,
+                state: TaskState::Running,
+                layers,
+                as_of_ms: c.now,
+                stats,
+                warnings: Vec::new(),
+            });
         } else if let Some(old) =
             c.state.complete().into_iter().rev().find_map(|x| x.tasks.iter().find(|t| t.source == *source))
         {
@@ -33,7 +41,7 @@ pub fn open(c: &mut Change<'_>, id: CheckpointId, kind: CheckpointKind, sources:
     }
     let checkpoint = Checkpoint {
         id,
-        seq: c.state.next_seq + 1,
+        seq,
         kind,
         state: CheckpointState::Running,
         node: c.node,
@@ -41,7 +49,7 @@ pub fn open(c: &mut Change<'_>, id: CheckpointId, kind: CheckpointKind, sources:
         finished_ms: None,
         tasks,
     };
-    c.state.next_seq += 1;
+    c.state.next_seq = seq;
     c.state.checkpoints.insert(id, checkpoint);
     c.rows.insert(Row::Checkpoint(id));
     c.rows.insert(Row::Zone);
@@ -183,12 +191,15 @@ pub fn publish_head(c: &mut Change<'_>, command: &Command) -> Applied {
     let Command::PublishHead { n, payload, payload_hash, sector, checkpoint } = command else {
         return Err(Refusal::Unknown("the command"));
     };
-    if *n != c.state.head.as_ref().map_or(0, |h| h.n) + 1 {
+    if Some(*n) != c.state.head.as_ref().map_or(0, |h| h.n).checked_add(1) {
         return Err(Refusal::Range("the head's number"));
     }
     let s = c.state.sectors.get(sector).ok_or(Refusal::Unknown("the system sector"))?;
     if !s.system || !s.is_sealed() {
         return Err(Refusal::State("the system sector"));
+    }
+    if s.checkpoint != *checkpoint {
+        return Err(Refusal::Differs("the system sector's checkpoint"));
     }
     c.state.head = Some(Head {
         n: *n,

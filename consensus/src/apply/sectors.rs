@@ -1,10 +1,12 @@
 //! Raw sectors and their copies.
 
-use zoneward_sectors::ids::{CopyId, SectorId};
+use std::collections::BTreeMap;
+
+use zoneward_sectors::ids::{CopyId, LayerId, SectorId, TargetId};
 
 use super::{Applied, Change, Refusal, Row};
 use crate::command::Command;
-use crate::model::{CheckpointState, Copy, CopyState, RawSector, SectorState};
+use crate::model::{CheckpointState, Copy, CopyState, Part, RawSector, SectorState};
 
 pub fn open(c: &mut Change<'_>, command: &Command) -> Applied {
     let Command::OpenSector { sector, checkpoint, class_log2, system, copies_wanted, min_priority } = command else {
@@ -50,14 +52,8 @@ pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
         return Err(Refusal::Exists("the copy"));
     }
     c.state.sectors.get(sector).ok_or(Refusal::Unknown("the sector"))?;
-    let t = c.state.targets.get(target).ok_or(Refusal::Unknown("the target"))?;
-    let clash = c.state.copies.values().filter(|k| k.sector == *sector && holds_room(k.state)).any(|k| {
-        let other = c.state.targets.get(&k.target).and_then(|o| o.domain.as_ref());
-        k.target == *target || (t.domain.is_some() && other == t.domain.as_ref())
-    });
-    if clash {
-        return Err(Refusal::SameTarget);
-    }
+    c.state.targets.get(target).ok_or(Refusal::Unknown("the target"))?;
+    place_free(c, *sector, *target, None)?;
     let record = Copy {
         id: *copy,
         sector: *sector,
@@ -78,15 +74,27 @@ pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
     Ok(())
 }
 
+/// Whether a sector may have a copy on a target: no other copy of it, but for `own`, shares target or failure domain.
+fn place_free(c: &Change<'_>, sector: SectorId, target: TargetId, own: Option<CopyId>) -> Applied {
+    let domain = |id: &TargetId| c.state.targets.get(id).and_then(|t| t.domain.as_ref());
+    let wanted = domain(&target);
+    let clash = c
+        .state
+        .copies
+        .values()
+        .filter(|k| k.sector == sector && holds_room(k.state) && Some(k.id) != own)
+        .any(|k| k.target == target || (wanted.is_some() && domain(&k.target) == wanted));
+    if clash { Err(Refusal::SameTarget) } else { Ok(()) }
+}
+
 /// Whether a copy in this state stands for its target.
 fn holds_room(state: CopyState) -> bool {
     matches!(state, CopyState::Open | CopyState::Stored)
 }
 
 pub fn seal(c: &mut Change<'_>, command: &Command) -> Applied {
-    let Command::SealSector {
-        sector, raw_id, raw_len, tar_len, index, seek_table, entries, parts, copy, stored_len
-    } = command
+    let Command::SealSector { sector, raw_id, raw_len, tar_len, index, seek_table, entries, parts, copy, stored_len } =
+        command
     else {
         return Err(Refusal::Unknown("the command"));
     };
@@ -101,13 +109,7 @@ pub fn seal(c: &mut Change<'_>, command: &Command) -> Applied {
     if *raw_len > 1 << s.class_log2 {
         return Err(Refusal::Range("the sector's length"));
     }
-    for (layer, part) in parts {
-        let l = c.state.layers.get(layer).ok_or(Refusal::Unknown("a layer"))?;
-        let before = parts.iter().take_while(|p| p.1 != *part).filter(|p| p.0 == *layer).count();
-        if part.sector != *sector || part.part as usize != l.parts.len() + before {
-            return Err(Refusal::Differs("a part of a layer"));
-        }
-    }
+    parts_fit(c, s, *tar_len, parts)?;
     for (layer, part) in parts {
         if let Some(l) = c.state.layers.get_mut(layer) {
             l.parts.push(*part);
@@ -125,6 +127,24 @@ pub fn seal(c: &mut Change<'_>, command: &Command) -> Applied {
     }
     c.rows.insert(Row::Sector(*sector));
     stored(c, *copy, *stored_len);
+    Ok(())
+}
+
+/// Whether parts continue their layers without a gap, lie in this sector, and belong to its checkpoint.
+fn parts_fit(c: &Change<'_>, s: &RawSector, tar_len: u64, parts: &[(LayerId, Part)]) -> Applied {
+    let mut next: BTreeMap<LayerId, usize> = BTreeMap::new();
+    for (layer, part) in parts {
+        let l = c.state.layers.get(layer).ok_or(Refusal::Unknown("a layer"))?;
+        let number = next.entry(*layer).or_insert(l.parts.len());
+        let right = part.sector == s.id && l.checkpoint == s.checkpoint;
+        if !right || usize::try_from(part.part) != Ok(*number) {
+            return Err(Refusal::Differs("a part of a layer"));
+        }
+        if part.offset.checked_add(part.length).is_none_or(|end| end > tar_len) {
+            return Err(Refusal::Range("a part of a layer"));
+        }
+        *number += 1;
+    }
     Ok(())
 }
 
@@ -182,19 +202,25 @@ pub fn abandon_copy(c: &mut Change<'_>, copy: CopyId) -> Applied {
 }
 
 pub fn mark(c: &mut Change<'_>, copy: CopyId, state: CopyState) -> Applied {
-    let k = c.state.copies.get_mut(&copy).ok_or(Refusal::Unknown("the copy"))?;
+    let k = c.state.copies.get(&copy).ok_or(Refusal::Unknown("the copy"))?;
     let allowed = matches!(state, CopyState::Stored | CopyState::Damaged | CopyState::Lost);
     if k.is_open() || !allowed {
         return Err(Refusal::State("the copy"));
     }
-    k.state = state;
-    c.rows.insert(Row::Copy(copy));
+    // Since it was given up for lost, another copy may have taken its place.
+    if state == CopyState::Stored {
+        place_free(c, k.sector, k.target, Some(copy))?;
+    }
+    if let Some(k) = c.state.copies.get_mut(&copy) {
+        k.state = state;
+        c.rows.insert(Row::Copy(copy));
+    }
     Ok(())
 }
 
 pub fn verified(c: &mut Change<'_>, copies: &[CopyId], read: bool) -> Applied {
     for copy in copies {
-        if let Some(k) = c.state.copies.get_mut(copy) {
+        if let Some(k) = c.state.copies.get_mut(copy).filter(|k| !k.is_open()) {
             k.verified_ms = Some(c.now);
             if read {
                 k.read_ms = Some(c.now);

@@ -1,6 +1,6 @@
 //! The file under the store. All its calls go through the fault layer.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 
@@ -18,15 +18,28 @@ impl FileBackend {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let fail = |source| StoreError::Open { path: path.to_owned(), source };
         match fsx::size(path).map_err(fail)? {
-            Some(_) => Ok(Self(fsx::open_rw(path, 0o600).map_err(fail)?)),
+            Some(_) => Self::locked(path, fsx::open_rw(path, 0o600).map_err(fail)?),
             None => Err(fail(io::ErrorKind::NotFound.into())),
         }
     }
 
     /// Makes a new file, for this user only.
     pub fn create(path: &Path) -> Result<Self, StoreError> {
-        let file = fsx::create_new(path, 0o600);
-        Ok(Self(file.map_err(|source| StoreError::Open { path: path.to_owned(), source })?))
+        let fail = |source| StoreError::Open { path: path.to_owned(), source };
+        let backend = Self::locked(path, fsx::create_new(path, 0o600).map_err(fail)?)?;
+        // A command is durable only if the file's name is.
+        let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fsx::sync_dir(dir).map_err(fail)?;
+        Ok(backend)
+    }
+
+    /// Takes the file for this process alone: two writers would ruin it. The lock ends with the file.
+    fn locked(path: &Path, file: File) -> Result<Self, StoreError> {
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Busy),
+            Err(TryLockError::Error(source)) => Err(StoreError::Open { path: path.to_owned(), source }),
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! Records as rows: `kind/id` to JSON.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
 use serde::de::DeserializeOwned;
 
 use crate::apply::Row;
@@ -44,12 +47,9 @@ pub fn load(state: &mut State, key: &str, value: &[u8]) -> Result<(), String> {
         serde_json::from_slice(value).map_err(|e| format!("the record {key}: {e}"))
     }
     macro_rules! record {
-        ($map:ident) => {{
-            let r = read(key, value)?;
-            if let Some(old) = insert(&mut state.$map, r, |x| x.id) {
-                return Err(format!("the record {key} is there twice ({old})"));
-            }
-        }};
+        ($map:ident) => {
+            insert(&mut state.$map, key, read(key, value)?, |x| x.id)?
+        };
     }
     match key.split('/').next().unwrap_or_default() {
         "zone" => state.zone = Some(read(key, value)?),
@@ -66,11 +66,17 @@ pub fn load(state: &mut State, key: &str, value: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-fn insert<K: Ord + Copy + std::fmt::Display, V>(
-    map: &mut std::collections::BTreeMap<K, V>,
+/// Keeps a record under its own id, which must be the one that its key names.
+fn insert<K: Ord + Display, V>(
+    map: &mut BTreeMap<K, V>,
+    key: &str,
     value: V,
     id: impl Fn(&V) -> K,
-) -> Option<K> {
+) -> Result<(), String> {
     let k = id(&value);
-    map.insert(k, value).map(|_| k)
+    if key.split_once('/').is_none_or(|(_, name)| name != k.to_string()) {
+        return Err(format!("the record {key} holds another one"));
+    }
+    map.insert(k, value);
+    Ok(())
 }

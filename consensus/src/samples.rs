@@ -1,0 +1,276 @@
+//! Commands and states for tests. Ids are small, so that random commands meet each other's records.
+
+use proptest::prelude::*;
+use zoneward_sectors::crypto::sha256;
+use zoneward_sectors::ids::{
+    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, ZoneAlias, ZoneId,
+};
+
+use crate::apply::{Outcome, apply};
+use crate::command::Command;
+use crate::model::{CheckpointKind, CopyState, Part, Source, State, TaskStats};
+
+fn bytes(n: u8) -> [u8; 16] {
+    let mut b = [0; 16];
+    b[15] = n;
+    b
+}
+
+macro_rules! ids {
+    ($($name:ident: $id:ident),*) => { $(pub fn $name(n: u8) -> $id { $id(bytes(n)) })* };
+}
+ids!(target: TargetId, source: SourceId, checkpoint: CheckpointId, layer: LayerId, sector: SectorId, copy: CopyId);
+
+pub fn node() -> NodeId {
+    NodeId(bytes(1))
+}
+
+pub fn zone() -> ZoneId {
+    ZoneId(bytes(9))
+}
+
+fn digest(n: u8) -> Digest {
+    Digest([n; 32])
+}
+
+/// A hash over all of a state.
+pub fn hash(state: &State) -> Digest {
+    sha256(&[&serde_json::to_vec(state).unwrap()])
+}
+
+/// Applies a command that must succeed.
+pub fn done(state: &mut State, index: u64, command: &Command) {
+    let (outcome, _) = apply(state, index, 1000 + index, node(), command);
+    assert_eq!(outcome, Outcome::Done, "{command:?}");
+}
+
+/// Applies commands that must all succeed.
+pub fn all_done(state: &mut State, commands: &[Command]) {
+    for c in commands {
+        let index = state.revision + 1;
+        done(state, index, c);
+    }
+}
+
+pub fn create_zone() -> Command {
+    Command::CreateZone {
+        zone: zone(),
+        name: "home".into(),
+        owner_fingerprint: digest(1),
+        owner_public: "cHVi".into(),
+        owner_sign_public: "c2ln".into(),
+        sector_min_log2: 20,
+        sector_max_log2: 36,
+        zstd_level: 3,
+        secret_epoch: 1,
+    }
+}
+
+pub fn add_target(n: u8, domain: Option<&str>) -> Command {
+    Command::AddTarget {
+        target: target(n),
+        name: format!("t{n}"),
+        url: format!("file:///t{n}"),
+        alias: ZoneAlias(bytes(n)),
+        domain: domain.map(str::to_owned),
+    }
+}
+
+pub fn put_source(n: u8, path: &[u8], priority: i32) -> Command {
+    let source = Source {
+        id: source(n),
+        path: path.to_vec(),
+        priority,
+        copies: None,
+        excludes: vec!["*.tmp".into()],
+        exclude_caches: true,
+        one_file_system: false,
+        added_ms: 0,
+        last_mount: None,
+        last_entries: 0,
+    };
+    Command::PutSource { source }
+}
+
+pub fn open_checkpoint(n: u8, kind: CheckpointKind, sources: &[u8]) -> Command {
+    let sources = sources.iter().map(|s| source(*s)).collect();
+    Command::OpenCheckpoint { checkpoint: checkpoint(n), checkpoint_kind: kind, sources }
+}
+
+pub fn open_layer(l: u8, c: u8, s: u8, full: bool) -> Command {
+    Command::OpenLayer { layer: layer(l), checkpoint: checkpoint(c), source: source(s), full }
+}
+
+pub fn open_sector(s: u8, c: u8, system: bool, copies_wanted: u8) -> Command {
+    Command::OpenSector {
+        sector: sector(s),
+        checkpoint: checkpoint(c),
+        class_log2: 20,
+        system,
+        copies_wanted,
+        min_priority: 0,
+    }
+}
+
+pub fn open_copy(k: u8, s: u8, t: u8) -> Command {
+    Command::OpenCopy {
+        copy: copy(k),
+        sector: sector(s),
+        target: target(t),
+        alias: ZoneAlias(bytes(t)),
+        header: "aGVhZGVy".into(),
+        header_hash: digest(k),
+        sealed_dek: "ZGVr".into(),
+    }
+}
+
+pub fn part(s: u8, part: u32) -> Part {
+    Part { sector: sector(s), part, offset: u64::from(part) * 100, length: 100, entries: 3 }
+}
+
+pub fn seal(s: u8, k: u8, parts: &[(u8, Part)]) -> Command {
+    Command::SealSector {
+        sector: sector(s),
+        raw_id: digest(s),
+        raw_len: 900,
+        tar_len: 1000,
+        index: (800, 100),
+        seek_table: (850, 50),
+        entries: 7,
+        parts: parts.iter().map(|(l, p)| (layer(*l), *p)).collect(),
+        copy: copy(k),
+        stored_len: 9000,
+    }
+}
+
+pub fn finish_task(c: u8, s: u8) -> Command {
+    let stats = TaskStats { files: 7, bytes: 70, ..TaskStats::default() };
+    Command::FinishTask {
+        checkpoint: checkpoint(c),
+        source: source(s),
+        stats,
+        warnings: vec!["a: changed while it was read".into()],
+        mount: Some("mounted: /dev/sda1".into()),
+        entries: 8,
+    }
+}
+
+pub fn store(c: u8) -> Command {
+    Command::StoreCheckpoint { checkpoint: checkpoint(c) }
+}
+
+pub fn head(n: u64, s: u8, c: u8) -> Command {
+    let (sector, checkpoint) = (sector(s), checkpoint(c));
+    Command::PublishHead { n, payload: "{}".into(), payload_hash: digest(7), sector, checkpoint }
+}
+
+/// A zone with three targets and two sources.
+pub fn begin() -> Vec<Command> {
+    vec![
+        create_zone(),
+        Command::AddNode { node: node(), name: "node".into(), public_key: "cHVi".into(), certificate: "Y2Vy".into() },
+        add_target(1, None),
+        add_target(2, Some("cellar")),
+        add_target(3, Some("cellar")),
+        put_source(1, b"/home/ann", 17),
+        put_source(2, b"/h/\xff", -20),
+    ]
+}
+
+/// A checkpoint of one source in one sector on target 1. Layer, sector and copy have the number of the checkpoint.
+pub fn backup(n: u8, kind: CheckpointKind, s: u8, full: bool) -> Vec<Command> {
+    vec![
+        open_checkpoint(n, kind, &[s]),
+        open_layer(n, n, s, full),
+        open_sector(n, n, false, 2),
+        open_copy(n, n, 1),
+        seal(n, n, &[(n, part(n, 0))]),
+        finish_task(n, s),
+        store(n),
+    ]
+}
+
+/// About forty commands: a zone, a backup with its copies and head, one that is cut and resumed, one that is given up.
+pub fn story() -> Vec<Command> {
+    let mut v = begin();
+    v.extend(backup(1, CheckpointKind::Incremental, 1, true));
+    v.extend([
+        open_copy(11, 1, 2),
+        Command::StoreCopy { copy: copy(11), stored_len: 9000 },
+        open_sector(20, 1, true, 3),
+        open_copy(20, 20, 1),
+        seal(20, 20, &[]),
+        head(1, 20, 1),
+        Command::PublishedPointer { target: target(1), n: 1, hash: digest(8) },
+        Command::FinishCheckpoint { checkpoint: checkpoint(1) },
+        Command::SetTarget { target: target(1), paused: None, owner_key_hash: Some(digest(4)) },
+        open_checkpoint(2, CheckpointKind::Incremental, &[2]),
+        open_layer(2, 2, 2, true),
+        open_sector(2, 2, false, 1),
+        open_copy(2, 2, 1),
+        seal(2, 2, &[(2, part(2, 0))]),
+        open_sector(3, 2, false, 1),
+        open_copy(3, 3, 1),
+        Command::ResumeCheckpoint { checkpoint: checkpoint(2) },
+        Command::AbandonCopy { copy: copy(3) },
+        finish_task(2, 2),
+        store(2),
+        Command::Verified { copies: vec![copy(1), copy(2)], read: true },
+        Command::MarkCopy { copy: copy(11), state: CopyState::Lost },
+        open_checkpoint(4, CheckpointKind::Full, &[1, 2]),
+        open_layer(4, 4, 1, true),
+        Command::AbandonCheckpoint { checkpoint: checkpoint(4) },
+        Command::SetZone { name: Some("house".into()), sector_min_log2: Some(21), zstd_level: Some(5) },
+    ]);
+    v
+}
+
+/// The state at the end of the story.
+pub fn state() -> State {
+    let mut state = State::default();
+    all_done(&mut state, &story());
+    state
+}
+
+/// Any command on few ids: most are refused, some meet.
+pub fn any_command() -> impl Strategy<Value = Command> {
+    let n = || 0u8..4;
+    let kind =
+        prop_oneof![Just(CheckpointKind::Full), Just(CheckpointKind::Incremental), Just(CheckpointKind::Differential)];
+    let state = prop_oneof![Just(CopyState::Stored), Just(CopyState::Lost), Just(CopyState::Open)];
+    prop_oneof![
+        1 => (n(), proptest::option::of("[ab]")).prop_map(|(t, d)| add_target(t, d.as_deref())),
+        1 => (n(), -60i32..60).prop_map(|(s, p)| put_source(s, format!("/{s}").as_bytes(), p)),
+        1 => n().prop_map(|s| Command::RemoveSource { source: source(s) }),
+        1 => (n(), any::<Option<bool>>())
+            .prop_map(|(t, paused)| Command::SetTarget { target: target(t), paused, owner_key_hash: None }),
+        4 => (n(), kind, proptest::collection::vec(n(), 1..3)).prop_map(|(c, k, s)| open_checkpoint(c, k, &s)),
+        1 => n().prop_map(|c| Command::ResumeCheckpoint { checkpoint: checkpoint(c) }),
+        1 => n().prop_map(|c| Command::AbandonCheckpoint { checkpoint: checkpoint(c) }),
+        4 => (n(), n(), n(), any::<bool>()).prop_map(|(l, c, s, full)| open_layer(l, c, s, full)),
+        4 => (n(), n(), any::<bool>(), 0u8..4).prop_map(|(s, c, sys, w)| open_sector(s, c, sys, w)),
+        4 => (n(), n(), n()).prop_map(|(k, s, t)| open_copy(k, s, t)),
+        4 => (n(), n(), proptest::collection::vec((n(), n(), 0u32..3), 0..3)).prop_map(|(s, k, parts)| {
+            seal(s, k, &parts.iter().map(|(l, s, p)| (*l, part(*s, *p))).collect::<Vec<_>>())
+        }),
+        1 => n().prop_map(|s| Command::AbandonSector { sector: sector(s) }),
+        1 => n().prop_map(|k| Command::StoreCopy { copy: copy(k), stored_len: 1 }),
+        1 => n().prop_map(|k| Command::AbandonCopy { copy: copy(k) }),
+        1 => (n(), state).prop_map(|(k, state)| Command::MarkCopy { copy: copy(k), state }),
+        1 => (n(), any::<bool>()).prop_map(|(k, read)| Command::Verified { copies: vec![copy(k)], read }),
+        4 => (n(), n()).prop_map(|(c, s)| finish_task(c, s)),
+        4 => n().prop_map(store),
+        1 => (0u64..3, n(), n()).prop_map(|(n, s, c)| head(n, s, c)),
+        1 => (n(), 0u64..3).prop_map(|(t, n)| Command::PublishedPointer { target: target(t), n, hash: digest(1) }),
+        1 => n().prop_map(|c| Command::FinishCheckpoint { checkpoint: checkpoint(c) }),
+    ]
+}
+
+/// A beginning and any commands after it.
+pub fn any_story() -> impl Strategy<Value = Vec<Command>> {
+    proptest::collection::vec(any_command(), 0..120).prop_map(|more| {
+        let mut v = begin();
+        v.extend(more);
+        v
+    })
+}
