@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use zoneward_consensus::command::Command;
-use zoneward_consensus::model::{CheckpointKind, CheckpointState, Source, TaskStats, TaskState};
+use zoneward_consensus::model::{CheckpointKind, CheckpointState, Source, TaskState, TaskStats};
 use zoneward_sectors::diff::{Change, Counts, Trouble};
 use zoneward_sectors::entry::Stamp;
 use zoneward_sectors::fsx;
@@ -174,8 +174,7 @@ fn resumable(zone: &mut Zone, request: &BackupRequest) -> Result<Option<Checkpoi
         .values()
         .filter(|c| c.state == CheckpointState::Running)
         .map(|c| {
-            let mut mine: Vec<_> =
-                c.tasks.iter().filter(|t| t.state != TaskState::Carried).map(|t| t.source).collect();
+            let mut mine: Vec<_> = c.tasks.iter().filter(|t| t.state != TaskState::Carried).map(|t| t.source).collect();
             let mut asked = request.sources.clone();
             mine.sort();
             asked.sort();
@@ -269,7 +268,8 @@ fn stats_of(counts: &Counts, packed: &PackReport) -> TaskStats {
 
 fn warnings_of(r: &SourceReport) -> Vec<String> {
     let show = |p: &[u8]| String::from_utf8_lossy(p).into_owned();
-    let scan = r.troubles.iter().filter(|t| !t.vanished).map(|t| format!("{}: cannot {}: {}", show(&t.path), t.what, t.error));
+    let scan =
+        r.troubles.iter().filter(|t| !t.vanished).map(|t| format!("{}: cannot {}: {}", show(&t.path), t.what, t.error));
     let unread = r.packed.unread.iter().map(|(p, why)| format!("{}: {why}", show(p)));
     let unsteady = r.packed.unsteady.iter().map(|p| format!("{}: changed while it was read", show(p)));
     scan.chain(unread).chain(unsteady).take(1000).collect()

@@ -105,15 +105,8 @@ struct Checker<'a> {
 /// Checks the zone.
 pub fn check(zone: &Zone, depth: Depth, threads: usize, progress: &CheckProgress) -> Result<CheckReport, ZoneError> {
     let opener = zone.opener();
-    let mut c = Checker {
-        zone,
-        opener: &opener,
-        depth,
-        threads,
-        progress,
-        report: CheckReport::default(),
-        lost: Lost::new(),
-    };
+    let mut c =
+        Checker { zone, opener: &opener, depth, threads, progress, report: CheckReport::default(), lost: Lost::new() };
     for u in zone.unreachable() {
         let damage = matches!(u.error, TargetError::BadMarker { .. } | TargetError::OtherTarget { .. });
         c.find(Some(u.target), None, None, format!("the target cannot be used: {}", chain(&u.error)), damage);
@@ -126,7 +119,14 @@ pub fn check(zone: &Zone, depth: Depth, threads: usize, progress: &CheckProgress
 }
 
 impl Checker<'_> {
-    fn find(&mut self, target: Option<TargetId>, sector: Option<SectorId>, copy: Option<CopyId>, what: String, damage: bool) {
+    fn find(
+        &mut self,
+        target: Option<TargetId>,
+        sector: Option<SectorId>,
+        copy: Option<CopyId>,
+        what: String,
+        damage: bool,
+    ) {
         self.report.findings.push(Finding { target, sector, copy, what, damage });
     }
 
@@ -218,7 +218,9 @@ impl Checker<'_> {
         };
         let mut jobs: Vec<(usize, u64)> = Vec::new();
         for (i, (_, reader, _)) in opened.iter().enumerate() {
-            jobs.extend((0..reader.layout().segments()).filter(|_| percent >= 100.0 || chosen(percent)).map(|s| (i, s)));
+            jobs.extend(
+                (0..reader.layout().segments()).filter(|_| percent >= 100.0 || chosen(percent)).map(|s| (i, s)),
+            );
         }
         self.progress.total.store(jobs.len() as u64, Ordering::Relaxed);
         let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
@@ -274,7 +276,14 @@ impl Checker<'_> {
     /// Every catalog of every checkpoint that counts must be readable, and its extents must lie inside known sectors.
     fn catalogs(&mut self) -> Result<(), ZoneError> {
         let catalogs = self.zone.catalogs(self.opener);
-        let ends: HashMap<u32, u64> = self.zone.state().sectors.values().filter(|s| s.is_sealed()).map(|s| (self.zone.table().number(s.id), s.tar_len)).collect();
+        let ends: HashMap<u32, u64> = self
+            .zone
+            .state()
+            .sectors
+            .values()
+            .filter(|s| s.is_sealed())
+            .map(|s| (self.zone.table().number(s.id), s.tar_len))
+            .collect();
         let mut chains: BTreeMap<(zoneward_sectors::ids::SourceId, Vec<_>), Vec<u64>> = BTreeMap::new();
         for c in self.zone.state().checkpoints.values() {
             if !c.is_complete() {
@@ -294,14 +303,26 @@ impl Checker<'_> {
             let entries = match catalogs.entries(&layers) {
                 Ok(e) => e,
                 Err(e) => {
-                    self.find(None, None, None, format!("the catalog of checkpoint {:?} cannot be read: {}", seqs, chain(&e)), true);
+                    self.find(
+                        None,
+                        None,
+                        None,
+                        format!("the catalog of checkpoint {:?} cannot be read: {}", seqs, chain(&e)),
+                        true,
+                    );
                     continue;
                 }
             };
             for entry in entries {
                 match entry {
                     Err(e) => {
-                        self.find(None, None, None, format!("the catalog of checkpoint {:?} cannot be read: {}", seqs, chain(&e)), true);
+                        self.find(
+                            None,
+                            None,
+                            None,
+                            format!("the catalog of checkpoint {:?} cannot be read: {}", seqs, chain(&e)),
+                            true,
+                        );
                         break;
                     }
                     Ok(e) => {
@@ -363,7 +384,11 @@ fn chosen(percent: f64) -> bool {
 fn tar_ranges(reader: &SectorReader, s: u64) -> Vec<std::ops::Range<u64>> {
     let (from, to) = (s * SEGMENT_LEN as u64, (s + 1) * SEGMENT_LEN as u64);
     let table = reader.table();
-    (0..table.frames()).filter_map(|i| table.frame(i)).filter(|(raw, _)| raw.start < to && raw.end > from).map(|(_, tar)| tar).collect()
+    (0..table.frames())
+        .filter_map(|i| table.frame(i))
+        .filter(|(raw, _)| raw.start < to && raw.end > from)
+        .map(|(_, tar)| tar)
+        .collect()
 }
 
 fn outside(extents: &[Extent], ends: &HashMap<u32, u64>) -> Option<&'static str> {

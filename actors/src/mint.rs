@@ -78,13 +78,8 @@ pub(crate) fn mint_copy(
     let dek = Secret32::random();
     let alias = zone.keys().alias(target);
     let cert = zone.identity().certificate().clone();
-    let core = Core {
-        class_log2,
-        signer_epoch: cert.epoch,
-        alias,
-        copy,
-        owner_fingerprint: zone.owner().fingerprint(),
-    };
+    let core =
+        Core { class_log2, signer_epoch: cert.epoch, alias, copy, owner_fingerprint: zone.owner().fingerprint() };
     let wrapped = zone.owner().wrap(&dek, &core.label().0);
     let header = Header::mint(core, &wrapped, &dek, &cert, zone.signer());
     let sealed_dek = zone.keys().seal_dek(copy, &dek);

@@ -76,7 +76,13 @@ impl std::fmt::Debug for Opener {
 const OPEN_MAX: usize = 64;
 
 impl Opener {
-    pub fn new(state: &State, targets: Targets, keys: Arc<ZoneKeys>, owner_sign_public: [u8; 32], table: SectorTable) -> Self {
+    pub fn new(
+        state: &State,
+        targets: Targets,
+        keys: Arc<ZoneKeys>,
+        owner_sign_public: [u8; 32],
+        table: SectorTable,
+    ) -> Self {
         let mut copies: HashMap<SectorId, Vec<Known>> = HashMap::new();
         for c in state.copies.values() {
             let Some(sector) = state.sectors.get(&c.sector) else { continue };
@@ -86,11 +92,7 @@ impl Opener {
                 alias: c.alias,
                 state: c.state,
                 sealed_dek: STANDARD.decode(&c.sealed_dek).unwrap_or_default(),
-                expected: Expected {
-                    sector: Some(c.sector),
-                    raw_id: sector.raw_id,
-                    header_hash: Some(c.header_hash),
-                },
+                expected: Expected { sector: Some(c.sector), raw_id: sector.raw_id, header_hash: Some(c.header_hash) },
             });
         }
         Self(Arc::new(Inner {

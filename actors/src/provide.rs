@@ -38,26 +38,20 @@ pub(crate) fn first_target(zone: &Zone) -> Result<TargetId, ZoneError> {
         let known = zone.state().targets.get(id);
         known.is_some_and(|k| !k.paused) && t.capabilities().direct_write
     });
-    usable.max_by_key(|(id, t)| (t.capabilities().free_bytes.unwrap_or(u64::MAX) >> 34, std::cmp::Reverse(**id))).map(|(id, _)| *id).ok_or_else(|| {
-        let why: Vec<String> =
-            zone.unreachable().iter().map(|u| format!("{}: {}", u.name, crate::open::chain(&u.error))).collect();
-        ZoneError::NoTarget(if why.is_empty() { "all are paused".into() } else { why.join("; ") })
-    })
+    usable
+        .max_by_key(|(id, t)| (t.capabilities().free_bytes.unwrap_or(u64::MAX) >> 34, std::cmp::Reverse(**id)))
+        .map(|(id, _)| *id)
+        .ok_or_else(|| {
+            let why: Vec<String> =
+                zone.unreachable().iter().map(|u| format!("{}: {}", u.name, crate::open::chain(&u.error))).collect();
+            ZoneError::NoTarget(if why.is_empty() { "all are paused".into() } else { why.join("; ") })
+        })
 }
 
 impl<'a> Provider<'a> {
     pub fn new(zone: &'a mut Zone, checkpoint: CheckpointId, copies: u8, min_priority: i32) -> Result<Self, ZoneError> {
         let target = first_target(zone)?;
-        Ok(Self {
-            zone,
-            checkpoint,
-            copies,
-            min_priority,
-            target,
-            open: HashMap::new(),
-            sectors: 0,
-            stored_bytes: 0,
-        })
+        Ok(Self { zone, checkpoint, copies, min_priority, target, open: HashMap::new(), sectors: 0, stored_bytes: 0 })
     }
 
     /// Throws away what is not sealed.
@@ -148,12 +142,7 @@ impl Sectors for Provider<'_> {
         self.open_sector(class).map_err(|e| failed("a sector cannot be opened", e))
     }
 
-    fn seal(
-        &mut self,
-        sector: SectorId,
-        done: Finished,
-        parts: Vec<(PlacedPart, Vec<u8>)>,
-    ) -> Result<(), PackError> {
+    fn seal(&mut self, sector: SectorId, done: Finished, parts: Vec<(PlacedPart, Vec<u8>)>) -> Result<(), PackError> {
         self.seal_sector(sector, done, parts).map_err(|e| failed("a sector cannot be sealed", e))
     }
 }

@@ -1,10 +1,11 @@
 //! What the planner asks for, done: leftovers removed, missing copies made, system data written, heads published.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use zoneward_consensus::plan::{Work, plan};
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::CopyState;
+use zoneward_consensus::plan::{Work, plan};
 use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
 
 use crate::clock::now_ms;
@@ -30,15 +31,20 @@ pub fn tidy(zone: &mut Zone) -> Result<(), ZoneError> {
     let opened: Vec<(TargetId, _)> = zone.targets().iter().map(|(id, t)| (*id, t.clone())).collect();
     for (id, target) in opened {
         let alias = zone.keys().alias(id);
-        for copy in target.list_incoming(alias)? {
-            target.discard_incoming(alias, copy)?;
+        // A target that cannot be tidied now keeps its leftovers until it can; the others must not wait for it.
+        for copy in target.list_incoming(alias).unwrap_or_default() {
+            let _ = target.discard_incoming(alias, copy);
         }
     }
     give_up_cut_work(zone)?;
     let work: Vec<Work> = plan(zone.state(), now_ms());
     for w in work {
         if let Work::RemoveIncoming { target, copy } = w {
-            crate::system::remove_abandoned(zone, target, copy)?;
+            match crate::system::remove_abandoned(zone, target, copy) {
+                // Planned again by every run until its target can be reached.
+                Ok(()) | Err(ZoneError::Target(_) | ZoneError::NoTarget(_)) => {}
+                Err(e) => return Err(e),
+            }
         }
     }
     Ok(())
@@ -47,8 +53,7 @@ pub fn tidy(zone: &mut Zone) -> Result<(), ZoneError> {
 /// Nobody else works in this home, so a copy that is still open was cut; so was a system sector.
 fn give_up_cut_work(zone: &mut Zone) -> Result<(), ZoneError> {
     let state = zone.state();
-    let systems: Vec<SectorId> =
-        state.sectors.values().filter(|s| s.system && !s.is_sealed()).map(|s| s.id).collect();
+    let systems: Vec<SectorId> = state.sectors.values().filter(|s| s.system && !s.is_sealed()).map(|s| s.id).collect();
     let sealed = |s: &SectorId| state.sectors.get(s).is_some_and(|s| s.is_sealed());
     let copies: Vec<CopyId> =
         state.copies.values().filter(|c| c.state == CopyState::Open && sealed(&c.sector)).map(|c| c.id).collect();
@@ -65,33 +70,64 @@ fn give_up_cut_work(zone: &mut Zone) -> Result<(), ZoneError> {
 pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Settled, ZoneError> {
     let mut settled = Settled::default();
     let mut given_up: Vec<Work> = Vec::new();
+    // Targets that failed, or cannot be reached: what they would get goes to others if there are any.
+    let mut away: BTreeSet<TargetId> = zone.unreachable().iter().map(|u| u.target).collect();
     for _ in 0..ROUNDS_MAX {
-        let work: Vec<Work> = plan(zone.state(), now_ms()).into_iter().filter(|w| !given_up.contains(w)).collect();
+        let work: Vec<Work> = plan_without(zone, &away).into_iter().filter(|w| !given_up.contains(w)).collect();
         let mut did = false;
         for w in work {
             if stop.load(Ordering::Relaxed) {
                 return Err(ZoneError::Interrupted);
             }
+            if target_of(&w).is_some_and(|t| away.contains(&t)) {
+                continue;
+            }
             match do_work(zone, &w, threads, &mut settled) {
-                Ok(done) => {
-                    did |= done;
-                    if !done {
-                        given_up.push(w);
-                    }
-                }
-                // A target's trouble must not stop what the others can do.
-                Err(e @ (ZoneError::Target(_) | ZoneError::NoTarget(_) | ZoneError::Sector(_) | ZoneError::Read(_) | ZoneError::Write(_))) => {
+                Ok(true) => did = true,
+                Ok(false) => given_up.push(w),
+                Err(e) if is_a_targets(&e) => {
                     settled.failed.push(format!("{}: {}", describe(zone, &w), chain(&e)));
+                    // Another round may find another target for it.
+                    did |= target_of(&w).is_some_and(|t| away.insert(t));
                     given_up.push(w);
                 }
                 Err(e) => return Err(e),
             }
         }
         if !did {
-            return Ok(settled);
+            break;
+        }
+    }
+    for u in zone.unreachable() {
+        let waits = plan(zone.state(), now_ms()).iter().any(|w| target_of(w) == Some(u.target));
+        if waits {
+            settled.failed.push(format!("target {} cannot be reached and waits for its copies", u.name));
         }
     }
     Ok(settled)
+}
+
+/// A target's trouble must not stop what the others can do.
+fn is_a_targets(e: &ZoneError) -> bool {
+    use ZoneError::{NoTarget, Read, Sector, Target, Write};
+    matches!(e, Target(_) | NoTarget(_) | Sector(_) | Read(_) | Write(_))
+}
+
+fn target_of(work: &Work) -> Option<TargetId> {
+    match *work {
+        Work::Copy { target, .. } | Work::Publish { target } | Work::RemoveIncoming { target, .. } => Some(target),
+        _ => None,
+    }
+}
+
+/// The plan as if these targets were paused.
+fn plan_without(zone: &Zone, away: &BTreeSet<TargetId>) -> Vec<Work> {
+    if away.is_empty() {
+        return plan(zone.state(), now_ms());
+    }
+    let mut view = zone.state().clone();
+    view.targets.values_mut().filter(|t| away.contains(&t.id)).for_each(|t| t.paused = true);
+    plan(&view, now_ms())
 }
 
 fn do_work(zone: &mut Zone, work: &Work, threads: usize, settled: &mut Settled) -> Result<bool, ZoneError> {

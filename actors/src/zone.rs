@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use zoneward_consensus::Outcome;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::State;
 use zoneward_consensus::store::Store;
-use zoneward_consensus::Outcome;
 use zoneward_sectors::catalog::SectorTable;
 use zoneward_sectors::crypto::Signer;
 use zoneward_sectors::fsx;

@@ -325,4 +325,3 @@ pub struct TryArgs {
     #[arg(long, value_name = "DIR")]
     pub work: Option<PathBuf>,
 }
-

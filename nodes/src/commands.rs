@@ -31,7 +31,9 @@ pub(crate) fn home(g: &Global) -> Result<PathBuf, Failure> {
     }
     match std::env::var_os("HOME") {
         Some(h) if !h.is_empty() => Ok(PathBuf::from(h).join(".zoneward")),
-        _ => Err(Failure::new(1006, exit::USAGE, "there is no home folder").help("give --home DIR or set ZONEWARD_HOME")),
+        _ => {
+            Err(Failure::new(1006, exit::USAGE, "there is no home folder").help("give --home DIR or set ZONEWARD_HOME"))
+        }
     }
 }
 
@@ -98,7 +100,10 @@ const HINTS: [(&str, &str); 9] = [
     ("unlock", "there are no locks: a command that is in the way is named when another one finds it"),
     ("forget", "not built yet: nothing that was backed up is removed"),
     ("prune", "not built yet: nothing that was backed up is removed"),
-    ("recover", "not built yet as a command: docs/rescue/README.md brings everything back from a target and the 24 words"),
+    (
+        "recover",
+        "not built yet as a command: docs/rescue/README.md brings everything back from a target and the 24 words",
+    ),
 ];
 
 pub fn usage_error(e: &clap::Error, args: &[std::ffi::OsString]) -> i32 {

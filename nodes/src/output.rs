@@ -45,6 +45,23 @@ impl Out {
     }
 }
 
+/// Lines of one kind of warning that a person is shown; the checkpoint keeps more, the count is always whole.
+const WARNINGS_SHOWN: usize = 40;
+
+impl Out {
+    /// Some of many warnings, and how many there are in all.
+    pub fn warn_some(&self, lines: impl Iterator<Item = String>, total: u64) {
+        let mut shown = 0;
+        for line in lines.take(WARNINGS_SHOWN) {
+            self.warn(line);
+            shown += 1;
+        }
+        if total > shown {
+            self.warn(format!("… and {} more like these", total - shown));
+        }
+    }
+}
+
 /// Writes a line; a reader that went away (as `head` does) ends the program quietly.
 fn put(line: &str) {
     let mut out = std::io::stdout().lock();

@@ -58,7 +58,8 @@ pub fn get(file: Option<&Path>, variable: &str, question: &str) -> Result<Zeroiz
         return not_empty(first_line(path)?);
     }
     if let Some(text) = std::env::var_os(variable) {
-        let text = text.into_string().map_err(|_| Failure::new(1102, exit::USAGE, format!("{variable} is not UTF-8")))?;
+        let text =
+            text.into_string().map_err(|_| Failure::new(1102, exit::USAGE, format!("{variable} is not UTF-8")))?;
         return not_empty(Zeroizing::new(text));
     }
     not_empty(prompt(question)?)

@@ -134,7 +134,13 @@ fn text_line(meter: &Meter, rate: &Rate, started: Instant) -> String {
     if total > 0 {
         let part = (done.min(total) as f64 / total as f64 * 100.0).floor();
         let filled = (part / 10.0) as usize;
-        line.push_str(&format!("{}{} {part:.0} %  {}/{}", "▓".repeat(filled), "░".repeat(10 - filled), amount(done), amount(total)));
+        line.push_str(&format!(
+            "{}{} {part:.0} %  {}/{}",
+            "▓".repeat(filled),
+            "░".repeat(10 - filled),
+            amount(done),
+            amount(total)
+        ));
     } else {
         line.push_str(&amount(done));
     }

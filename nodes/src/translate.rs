@@ -11,10 +11,14 @@ use crate::errors::{Failure, chain, exit};
 impl From<HomeError> for Failure {
     fn from(e: HomeError) -> Self {
         match &e {
-            HomeError::NoZone(home) => Failure::new(1001, exit::NO_ZONE, format!("there is no zone in {}", home.display()))
-                .help("make one: zoneward init --target file:///where/backups/go (or set --home / ZONEWARD_HOME)"),
-            HomeError::Exists(home) => Failure::new(1002, exit::REFUSED, format!("{} holds a zone already", home.display()))
-                .help("use it as it is, or give another --home"),
+            HomeError::NoZone(home) => {
+                Failure::new(1001, exit::NO_ZONE, format!("there is no zone in {}", home.display()))
+                    .help("make one: zoneward init --target file:///where/backups/go (or set --home / ZONEWARD_HOME)")
+            }
+            HomeError::Exists(home) => {
+                Failure::new(1002, exit::REFUSED, format!("{} holds a zone already", home.display()))
+                    .help("use it as it is, or give another --home")
+            }
             HomeError::Busy { pid, .. } => Failure::new(1003, exit::BUSY, e.to_string())
                 .help(format!("wait until it is done (ps -p {pid} shows it); nothing needs to be unlocked")),
             HomeError::Io { .. } => Failure::new(1004, exit::FAILED, chain(&e)),
@@ -45,11 +49,11 @@ impl From<ZoneError> for Failure {
                 Failure::new(1204, exit::DAMAGE, text)
                     .help("the zone can be rebuilt from a target and the recovery kit: docs/rescue/README.md")
             }
-            ZoneError::Interrupted => {
-                Failure::new(1900, exit::INTERRUPTED, "interrupted").help("run it again: it goes on where sealed work ended")
+            ZoneError::Interrupted => Failure::new(1900, exit::INTERRUPTED, "interrupted")
+                .help("run it again: it goes on where sealed work ended"),
+            ZoneError::Catalogs(_) | ZoneError::Read(_) | ZoneError::Sector(_) => {
+                Failure::new(1501, exit::DAMAGE, text).help("zoneward check names what is damaged")
             }
-            ZoneError::Catalogs(_) | ZoneError::Read(_) | ZoneError::Sector(_) => Failure::new(1501, exit::DAMAGE, text)
-                .help("zoneward check names what is damaged"),
             ZoneError::Pack(_) | ZoneError::Write(_) | ZoneError::Restore(_) => Failure::new(1502, exit::FAILED, text)
                 .help("nothing that was acknowledged is lost; mend the cause and run it again"),
         }

@@ -88,7 +88,8 @@ pub fn parse_class(text: &str) -> Result<u8, String> {
 
 /// Reads `5%` or `5`.
 pub fn parse_percent(text: &str) -> Result<f64, String> {
-    let n: f64 = text.trim().trim_end_matches('%').trim().parse().map_err(|_| format!("{text:?} is not a percentage"))?;
+    let n: f64 =
+        text.trim().trim_end_matches('%').trim().parse().map_err(|_| format!("{text:?} is not a percentage"))?;
     if n > 0.0 && n <= 100.0 { Ok(n) } else { Err("a percentage is above 0 and at most 100".into()) }
 }
 
@@ -99,7 +100,10 @@ pub fn show_path(path: &[u8]) -> String {
         for c in chunk.valid().chars() {
             match c {
                 '\\' => out.push_str("\\\\"),
-                c if c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c) => {
+                c if c.is_control()
+                    || ('\u{202a}'..='\u{202e}').contains(&c)
+                    || ('\u{2066}'..='\u{2069}').contains(&c) =>
+                {
                     out.extend(c.escape_default());
                 }
                 c => out.push(c),
@@ -126,8 +130,14 @@ mod tests {
         }
         assert_eq!(parse_class("1MiB"), Ok(20));
         assert!(parse_class("3MiB").is_err() && parse_class("128GiB").is_err() && parse_class("2KiB").is_err());
-        assert_eq!((bytes(0), bytes(1023), bytes(1024), bytes(33_285_996_544)), ("0 B".into(), "1023 B".into(), "1.00 KiB".into(), "31.0 GiB".into()));
-        assert_eq!((count(0), count(999), count(1000), count(1234567)), ("0".into(), "999".into(), "1,000".into(), "1,234,567".into()));
+        assert_eq!(
+            (bytes(0), bytes(1023), bytes(1024), bytes(33_285_996_544)),
+            ("0 B".into(), "1023 B".into(), "1.00 KiB".into(), "31.0 GiB".into())
+        );
+        assert_eq!(
+            (count(0), count(999), count(1000), count(1234567)),
+            ("0".into(), "999".into(), "1,000".into(), "1,234,567".into())
+        );
         assert_eq!(parse_percent("5%"), Ok(5.0));
         assert!(parse_percent("0").is_err() && parse_percent("101%").is_err() && parse_percent("nan").is_err());
     }

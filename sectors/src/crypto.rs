@@ -197,9 +197,7 @@ mod tests {
             let plain: Vec<u8> = (0..len).map(|i| (i * 31) as u8).collect();
             let nonce = [3u8; 12];
             let ours = GcmKey::new(&key).seal_vec(nonce, b"aad", &plain);
-            let theirs = other
-                .encrypt((&nonce).into(), Payload { msg: &plain, aad: b"aad" })
-                .unwrap();
+            let theirs = other.encrypt((&nonce).into(), Payload { msg: &plain, aad: b"aad" }).unwrap();
             assert_eq!(ours, theirs, "length {len}");
             assert_eq!(GcmKey::new(&key).open(nonce, b"aad", &theirs).unwrap(), plain);
             assert_eq!(GcmKey::new(&key).open(nonce, b"aae", &theirs), Err(NotAuthentic));

@@ -190,8 +190,7 @@ impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>>
                 None => return Ok(Some(self.next_seen().and_then(|s| self.judge(s, None)))),
             },
             // What the base holds before this path is judged first: the problem must not shield it.
-            Some(Found::Problem { path, .. })
-                if !matches!(self.base.peek(), Some(Ok(b)) if path_cmp(&b.path, path).is_lt()) =>
+            Some(Found::Problem { path, .. }) if !matches!(self.base.peek(), Some(Ok(b)) if path_cmp(&b.path, path).is_lt()) =>
             {
                 if let Some(Found::Problem { path, what, error, vanished }) = self.walk.next() {
                     self.trouble(Trouble { path, what, error, vanished });

@@ -43,7 +43,13 @@ impl FrameWriter {
     pub fn new(level: i32) -> io::Result<Self> {
         let full = zstd::bulk::Compressor::new(level)?;
         let trial = zstd::bulk::Compressor::new(1)?;
-        Ok(Self { level, full, trial, scratch: vec![0; zstd::zstd_safe::compress_bound(TRIAL_LEN)], packed: Vec::new() })
+        Ok(Self {
+            level,
+            full,
+            trial,
+            scratch: vec![0; zstd::zstd_safe::compress_bound(TRIAL_LEN)],
+            packed: Vec::new(),
+        })
     }
 
     /// Whether any of a few samples shrinks by at least 3 %.
@@ -216,9 +222,8 @@ impl SeekTable {
     pub fn parse(bytes: &[u8], at: u64) -> Result<Self, FrameError> {
         let bad = FrameError::SeekTable;
         let body = bytes.len().checked_sub(17).ok_or(bad("too short"))?;
-        let u32_at = |i: usize| -> u32 {
-            bytes.get(i..i + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
-        };
+        let u32_at =
+            |i: usize| -> u32 { bytes.get(i..i + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes) };
         if u32_at(0) != SKIPPABLE_SEEK_TABLE || u64::from(u32_at(4)) != bytes.len() as u64 - 8 {
             return Err(bad("not a seek table frame"));
         }

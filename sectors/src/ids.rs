@@ -144,7 +144,13 @@ mod tests {
         let id = ZoneId::random();
         assert_eq!(id.to_string().parse::<ZoneId>().unwrap(), id);
         assert_eq!(serde_json::from_str::<ZoneId>(&serde_json::to_string(&id).unwrap()).unwrap(), id);
-        for bad in ["", "00", "zz00000000000000000000000000000000", "0000000000000000000000000000000", "é0000000000000000000000000000000"] {
+        for bad in [
+            "",
+            "00",
+            "zz00000000000000000000000000000000",
+            "0000000000000000000000000000000",
+            "é0000000000000000000000000000000",
+        ] {
             assert!(bad.parse::<ZoneId>().is_err(), "{bad}");
         }
     }

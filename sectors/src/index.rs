@@ -91,7 +91,9 @@ impl Run {
         let word = |i: usize| u64::from_le_bytes(head[i..i + 8].try_into().unwrap_or_default());
         let (n_sectors, records) = (word(8), word(16));
         let records_at = 24 + n_sectors.saturating_mul(16);
-        if n_sectors > 1 << 20 || Some(len) != records.checked_mul(RECORD as u64).and_then(|n| n.checked_add(records_at)) {
+        if n_sectors > 1 << 20
+            || Some(len) != records.checked_mul(RECORD as u64).and_then(|n| n.checked_add(records_at))
+        {
             return Ok(None);
         }
         let mut ids = vec![0u8; n_sectors as usize * 16];
@@ -296,7 +298,8 @@ mod tests {
         for open in 0..2 {
             let other = SectorTable::default();
             other.number(SectorId([6; 16]));
-            let again = if open == 0 { None } else { Some(ChunkIndex::open(dir.path(), &other, &|s| s == id).unwrap()) };
+            let again =
+                if open == 0 { None } else { Some(ChunkIndex::open(dir.path(), &other, &|s| s == id).unwrap()) };
             let (ix, number) = again.as_ref().map_or((&index, sector), |a| (a, 1));
             for i in 0..6000 {
                 assert_eq!(ix.lookup(&fp(i), 10), Some(Place { sector: number, ..place(i) }), "{i}");

@@ -190,8 +190,17 @@ pub fn append_header(
     };
     if !records.is_empty() {
         let n = records.len() as u64;
-        let extended =
-            Fields { name: b"././@PaxHeader", flag: b'x', mode: 0o600, uid: 0, gid: 0, size: n, mtime: 0, link: b"", rdev: (0, 0) };
+        let extended = Fields {
+            name: b"././@PaxHeader",
+            flag: b'x',
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            size: n,
+            mtime: 0,
+            link: b"",
+            rdev: (0, 0),
+        };
         push_header(out, &extended);
         out.extend_from_slice(&records);
         out.resize(out.len() + padding(n), 0);

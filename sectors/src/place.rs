@@ -98,7 +98,11 @@ pub struct Placer<'a> {
 }
 
 fn checked(path: &[u8]) -> Result<(), PlaceError> {
-    if path.is_empty() || path.len() > PATH_LEN_MAX || !path_is_inside(path) { Err(PlaceError::Outside) } else { Ok(()) }
+    if path.is_empty() || path.len() > PATH_LEN_MAX || !path_is_inside(path) {
+        Err(PlaceError::Outside)
+    } else {
+        Ok(())
+    }
 }
 
 impl Placer<'_> {
@@ -126,12 +130,10 @@ impl Placer<'_> {
         gate(Call::Remove).map_err(io_error("remove what stood there"))?;
         match unlinkat(dir, name, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {
-                match unlinkat(dir, name, AtFlags::REMOVEDIR) {
-                    Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-                    Err(_) => Err(PlaceError::InTheWay),
-                }
-            }
+            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => match unlinkat(dir, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+                Err(_) => Err(PlaceError::InTheWay),
+            },
             Err(e) => Err(io_error("remove what stood there")(e.into())),
         }
     }

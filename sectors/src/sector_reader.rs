@@ -155,9 +155,7 @@ impl SectorReader {
         }
         scratch.resize(out.len() + crate::crypto::TAG_LEN, 0);
         self.input.read_at(scratch, Layout::segment_at(i))?;
-        self.keys
-            .open_segment(i as u32, self.layout.is_last(i), scratch, out)
-            .map_err(|_| SectorReadError::Segment(i))
+        self.keys.open_segment(i as u32, self.layout.is_last(i), scratch, out).map_err(|_| SectorReadError::Segment(i))
     }
 
     /// Any range of the raw sector.

@@ -52,8 +52,16 @@ pub enum Why {
 pub enum Found {
     Entry(Seen),
     /// It, or what lies below it, could not be looked at.
-    Problem { path: Vec<u8>, what: &'static str, error: io::Error, vanished: bool },
-    Skipped { path: Vec<u8>, why: Why },
+    Problem {
+        path: Vec<u8>,
+        what: &'static str,
+        error: io::Error,
+        vanished: bool,
+    },
+    Skipped {
+        path: Vec<u8>,
+        why: Why,
+    },
 }
 
 /// Why a scan cannot begin.
@@ -145,7 +153,12 @@ impl Walk {
         }
         let id = (dev, meta.ino);
         let problem = |what, text: &str| {
-            Some(Found::Problem { path: path.to_vec(), what, error: io::Error::other(text.to_owned()), vanished: false })
+            Some(Found::Problem {
+                path: path.to_vec(),
+                what,
+                error: io::Error::other(text.to_owned()),
+                vanished: false,
+            })
         };
         if self.levels.iter().any(|l| l.id == id) {
             self.pending = problem("enter", "it contains itself: a directory loop");

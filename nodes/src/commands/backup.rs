@@ -54,7 +54,11 @@ pub(crate) fn remember(zone: &mut Zone, a: &SourceArgs, patterns: Vec<String>) -
         path: raw,
         priority: a.priority.or(old.as_ref().map(|s| s.priority)).unwrap_or(0),
         copies: a.copies.or(old.as_ref().and_then(|s| s.copies)),
-        excludes: if patterns.is_empty() { old.as_ref().map(|s| s.excludes.clone()).unwrap_or_default() } else { patterns },
+        excludes: if patterns.is_empty() {
+            old.as_ref().map(|s| s.excludes.clone()).unwrap_or_default()
+        } else {
+            patterns
+        },
         exclude_caches: a.exclude_caches || old.as_ref().is_some_and(|s| s.exclude_caches),
         one_file_system: a.one_file_system || old.as_ref().is_some_and(|s| s.one_file_system),
         added_ms: 0,
@@ -111,8 +115,7 @@ pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
         _ => CheckpointKind::Incremental,
     };
     let sources = chosen_sources(&mut zone, a)?;
-    let request =
-        BackupRequest { sources, kind, dry_run: a.dry_run, allow_empty: a.allow_empty, threads: threads() };
+    let request = BackupRequest { sources, kind, dry_run: a.dry_run, allow_empty: a.allow_empty, threads: threads() };
     let started = Instant::now();
     let report = with_progress(g, &mut zone, &request)?;
     Ok(tell(out, &zone, &report, started.elapsed().as_secs_f64()))
@@ -125,7 +128,9 @@ pub(crate) fn with_progress(g: &Global, zone: &mut Zone, request: &BackupRequest
     meter.bytes.store(true, Ordering::Relaxed);
     let shown = {
         let progress = progress.clone();
-        Display::start(g, meter.clone(), move |m| m.done.store(progress.read.load(Ordering::Relaxed), Ordering::Relaxed))
+        Display::start(g, meter.clone(), move |m| {
+            m.done.store(progress.read.load(Ordering::Relaxed), Ordering::Relaxed)
+        })
     };
     let label = |text: String| *meter.label.lock().unwrap_or_else(|e| e.into_inner()) = text;
     let report = run_backup(zone, request, &progress, &mut |event| match event {
@@ -157,7 +162,13 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &BackupReport, seconds: f64) -> i32
     let incomplete = unread + unsteady > 0 || !r.settled.failed.is_empty() || !refused.is_empty();
     let state = zone.state();
     let targets = state.usable_targets().count();
-    let wanted = r.sources.iter().filter_map(|s| state.sources.get(&s.source)).map(|s| state.copies_wanted(s)).max().unwrap_or(1);
+    let wanted = r
+        .sources
+        .iter()
+        .filter_map(|s| state.sources.get(&s.source))
+        .map(|s| state.copies_wanted(s))
+        .max()
+        .unwrap_or(1);
     out.json(&serde_json::json!({
         "type": "summary", "schema": "zoneward.backup/1", "checkpoint": r.checkpoint, "seq": r.seq, "resumed": r.resumed,
         "dry_run": r.checkpoint.is_none(), "complete": !incomplete, "seconds": seconds, "sectors": r.sectors,
@@ -175,7 +186,14 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &BackupReport, seconds: f64) -> i32
         None => out.say("nothing was changed (dry run)"),
         Some(id) => {
             let made = if r.resumed { "finished what was cut" } else { "done" };
-            out.say(format!("checkpoint {} ({:.8}) {made} in {}: {} in {} on the target", r.seq, id.to_string(), duration(seconds), bytes(r.stored_bytes), plural(r.sectors, "sector", "sectors")));
+            out.say(format!(
+                "checkpoint {} ({:.8}) {made} in {}: {} in {} on the target",
+                r.seq,
+                id.to_string(),
+                duration(seconds),
+                bytes(r.stored_bytes),
+                plural(r.sectors, "sector", "sectors")
+            ));
         }
     }
     if usize::from(wanted) > targets && r.checkpoint.is_some() {
@@ -212,13 +230,10 @@ fn tell_source(out: Out, s: &zoneward_actors::backup::SourceReport) {
     if !left_out.is_empty() {
         out.say(format!("  left out: {}", left_out.join(", ")));
     }
-    for t in s.troubles.iter().filter(|t| !t.vanished) {
-        out.warn(format!("{}: cannot {}: {}", show_path(&t.path), t.what, t.error));
-    }
-    for (path, why) in &s.packed.unread {
-        out.warn(format!("{}: {why}", show_path(path)));
-    }
-    for path in &s.packed.unsteady {
-        out.warn(format!("{}: it changed while it was read", show_path(path)));
-    }
+    let troubles = s.troubles.iter().filter(|t| !t.vanished);
+    out.warn_some(troubles.map(|t| format!("{}: cannot {}: {}", show_path(&t.path), t.what, t.error)), s.counts.unread);
+    let unread = s.packed.unread.iter().map(|(path, why)| format!("{}: {why}", show_path(path)));
+    out.warn_some(unread, s.packed.unread_count);
+    let unsteady = s.packed.unsteady.iter().map(|p| format!("{}: it changed while it was read", show_path(p)));
+    out.warn_some(unsteady, s.packed.unsteady_count);
 }

@@ -50,7 +50,9 @@ pub(crate) fn run(g: &Global, zone: &Zone, depth: Depth) -> Result<CheckReport, 
 
 /// Says what was found; answers the exit code.
 pub(crate) fn tell(out: Out, zone: &Zone, r: &CheckReport, seconds: f64) -> i32 {
-    let name = |id: &zoneward_sectors::ids::TargetId| zone.state().targets.get(id).map_or_else(|| id.to_string(), |t| t.name.clone());
+    let name = |id: &zoneward_sectors::ids::TargetId| {
+        zone.state().targets.get(id).map_or_else(|| id.to_string(), |t| t.name.clone())
+    };
     let code = match (r.is_clean(), r.has_damage()) {
         (true, _) => 0,
         (false, true) => exit::DAMAGE,
@@ -83,7 +85,10 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &CheckReport, seconds: f64) -> i32 
         out.answer(format!("  and {} more files", count(r.files_count - r.files.len() as u64)));
     }
     if r.unknown > 0 {
-        out.say(format!("{} on targets that the zone does not know (left alone)", plural(r.unknown, "sector", "sectors")));
+        out.say(format!(
+            "{} on targets that the zone does not know (left alone)",
+            plural(r.unknown, "sector", "sectors")
+        ));
     }
     let read = if r.bytes_read > 0 { format!(", {} read", bytes(r.bytes_read)) } else { String::new() };
     out.say(format!(

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
 use zoneward_actors::init::put_owner_key;
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
@@ -11,7 +12,6 @@ use zoneward_sectors::fsx;
 use zoneward_sectors::keyfile::{KeyFileError, OwnerKeyFile, Words};
 use zoneward_sectors::owner::OwnerKeys;
 use zoneward_targets::ObjectName;
-use zeroize::Zeroizing;
 
 use super::make::{rsa_size, write_kit};
 use super::open;
@@ -63,7 +63,8 @@ fn replace(zone: &mut Zone, file: &OwnerKeyFile) -> Result<(), Failure> {
     let with_passphrase = passphrase_on_targets(zone);
     let path = zone.home.owner_key();
     fsx::write_durably(&path, &file.to_bytes(), 0o600).map_err(|e| {
-        Failure::new(1110, exit::FAILED, format!("{} cannot be written; the old one is still there", path.display())).why(e.to_string())
+        Failure::new(1110, exit::FAILED, format!("{} cannot be written; the old one is still there", path.display()))
+            .why(e.to_string())
     })?;
     put_owner_key(zone, file, with_passphrase)?;
     Ok(())
@@ -77,7 +78,9 @@ fn tell_kit(out: Out, zone: &Zone, kit: &Path) {
     let fingerprint = zone.state().zone.as_ref().map(|z| z.owner_fingerprint);
     out.json(&serde_json::json!({"schema": "zoneward.key/1", "recovery_kit": kit, "owner_fingerprint": fingerprint}));
     out.say(format!("The new recovery kit is in {}", kit.display()));
-    out.say("Print it, store it outside this zone, delete the file. Older kits no longer open this zone: destroy them.");
+    out.say(
+        "Print it, store it outside this zone, delete the file. Older kits no longer open this zone: destroy them.",
+    );
 }
 
 pub fn key(g: &Global, out: Out, command: KeyCommand) -> Result<i32, Failure> {
@@ -107,7 +110,9 @@ pub fn key(g: &Global, out: Out, command: KeyCommand) -> Result<i32, Failure> {
             out.say("the passphrase is changed; the 24 words stay as they are");
         }
         KeyCommand::Rotate { rsa_bits, kit } => {
-            u.keys.rotate(rsa_size(&rsa_bits)).map_err(|e| Failure::new(1111, exit::FAILED, "no new key could be made").why(e.to_string()))?;
+            u.keys
+                .rotate(rsa_size(&rsa_bits))
+                .map_err(|e| Failure::new(1111, exit::FAILED, "no new key could be made").why(e.to_string()))?;
             let words = Words::generate();
             let file = OwnerKeyFile::seal(&u.keys, &words, Some(&u.passphrase)).map_err(|e| wrong(&e))?;
             let kit = kit_path(&zone, kit.as_deref());
@@ -121,7 +126,13 @@ pub fn key(g: &Global, out: Out, command: KeyCommand) -> Result<i32, Failure> {
     Ok(0)
 }
 
-fn write_rotated_kit(zone: &mut Zone, keys: &OwnerKeys, words: &Words, kit: &Path, file: &OwnerKeyFile) -> Result<(), Failure> {
+fn write_rotated_kit(
+    zone: &mut Zone,
+    keys: &OwnerKeys,
+    words: &Words,
+    kit: &Path,
+    file: &OwnerKeyFile,
+) -> Result<(), Failure> {
     let public = STANDARD.encode(keys.public().rsa_spki_der());
     write_kit(zone, words, kit)?;
     replace(zone, file)?;

@@ -94,7 +94,11 @@ pub fn checkpoints(g: &Global, out: Out, a: &CheckpointsArgs) -> Result<i32, Fai
         out.answer(format!("{:>5}  {:.8}  {}{note}", c.seq, c.id.to_string(), local_time(c.started_ms)));
         for t in &c.tasks {
             let Some(s) = zone.state().sources.get(&t.source) else { continue };
-            let as_of = if t.state == TaskState::Carried { format!("  as of {}", local_time(t.as_of_ms)) } else { String::new() };
+            let as_of = if t.state == TaskState::Carried {
+                format!("  as of {}", local_time(t.as_of_ms))
+            } else {
+                String::new()
+            };
             out.answer(format!("         {:>10}  {}{as_of}", bytes(t.stats.bytes), show_path(&s.path)));
         }
     }
@@ -134,7 +138,8 @@ fn long_line(path: &[u8], e: &Entry) -> String {
     ]
     .iter()
     .collect();
-    let time = u64::try_from(e.meta.mtime.secs).map_or_else(|_| e.meta.mtime.secs.to_string(), |s| local_time(s.saturating_mul(1000)));
+    let time = u64::try_from(e.meta.mtime.secs)
+        .map_or_else(|_| e.meta.mtime.secs.to_string(), |s| local_time(s.saturating_mul(1000)));
     let link = match e.meta.kind {
         Kind::Symlink => format!(" -> {}", show_path(&e.link)),
         Kind::HardLink => format!(" is {}", show_path(&e.link)),
@@ -165,7 +170,9 @@ pub fn ls(g: &Global, out: Out, a: &LsArgs) -> Result<i32, Failure> {
         Ok(true)
     })?;
     out.json(&serde_json::json!({"type": "summary", "schema": "zoneward.ls/1", "entries": n}));
-    if n == 0 && let Some(t) = &top {
+    if n == 0
+        && let Some(t) = &top
+    {
         return Err(Failure::new(1602, exit::FAILED, format!("checkpoint {} holds no {}", a.checkpoint, show_path(t)))
             .help("zoneward find PATTERN looks in all checkpoints"));
     }
@@ -230,7 +237,8 @@ pub fn diff(g: &Global, out: Out, a: &DiffArgs) -> Result<i32, Failure> {
     sources.dedup();
     let mut counts = [0u64; 3];
     for (source, path) in sources {
-        let chain = |all: &[Held]| all.iter().find(|h| h.source == source).map(|h| h.layers.clone()).unwrap_or_default();
+        let chain =
+            |all: &[Held]| all.iter().find(|h| h.source == source).map(|h| h.layers.clone()).unwrap_or_default();
         let read = |layers: Vec<_>| zone.catalogs(&opener).entries(&layers).map_err(ZoneError::from);
         let (mut left, mut right) = (read(chain(&old))?.peekable(), read(chain(&new))?.peekable());
         loop {
@@ -288,7 +296,9 @@ pub fn cat(g: &Global, a: &CatArgs) -> Result<i32, Failure> {
     let opener = zone.opener();
     let mut stdout = std::io::stdout().lock();
     let put = |stdout: &mut std::io::StdoutLock<'_>, bytes: &[u8]| {
-        stdout.write_all(bytes).map_err(|e| Failure::new(1702, exit::FAILED, "standard output cannot be written").why(e.to_string()))
+        stdout
+            .write_all(bytes)
+            .map_err(|e| Failure::new(1702, exit::FAILED, "standard output cannot be written").why(e.to_string()))
     };
     for x in &e.extents {
         match x {

@@ -19,7 +19,8 @@ use crate::output::Out;
 use crate::{passphrase, units};
 
 pub(crate) fn parse_url(text: &str) -> Result<Url, Failure> {
-    Url::parse_or_path(text).map_err(|e| Failure::new(1303, exit::USAGE, format!("{text:?} is not a target")).why(e.to_string()))
+    Url::parse_or_path(text)
+        .map_err(|e| Failure::new(1303, exit::USAGE, format!("{text:?} is not a target")).why(e.to_string()))
 }
 
 pub(crate) fn rsa_size(bits: &str) -> RsaSize {
@@ -49,7 +50,8 @@ pub(crate) fn write_kit(zone: &Zone, words: &Words, path: &Path) -> Result<(), F
 pub fn init(g: &Global, out: Out, a: &InitArgs) -> Result<i32, Failure> {
     let dir = home(g)?;
     let targets = a.target.iter().map(|t| parse_url(t)).collect::<Result<Vec<_>, _>>()?;
-    let pass = passphrase::get_new(g.passphrase_file.as_deref(), "ZONEWARD_PASSPHRASE", "passphrase for the owner's keys")?;
+    let pass =
+        passphrase::get_new(g.passphrase_file.as_deref(), "ZONEWARD_PASSPHRASE", "passphrase for the owner's keys")?;
     let new = NewZone {
         name: a.name.clone(),
         node_name: host_name(),
@@ -68,7 +70,8 @@ pub fn init(g: &Global, out: Out, a: &InitArgs) -> Result<i32, Failure> {
 
 fn report(out: Out, zone: &Zone, kit: &Path) {
     let Some(z) = zone.state().zone.as_ref() else { return };
-    let targets: Vec<_> = zone.state().targets.values().map(|t| serde_json::json!({"id": t.id, "name": t.name, "url": t.url})).collect();
+    let targets: Vec<_> =
+        zone.state().targets.values().map(|t| serde_json::json!({"id": t.id, "name": t.name, "url": t.url})).collect();
     out.json(&serde_json::json!({
         "schema": "zoneward.init/1", "zone": z.id, "name": z.name, "home": zone.home.dir(), "recovery_kit": kit,
         "owner_fingerprint": z.owner_fingerprint, "targets": targets,

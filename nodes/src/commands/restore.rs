@@ -47,7 +47,8 @@ impl Selection {
     /// A pattern that fits a directory speaks for all below it.
     fn fits(rules: &Excludes, path: &[u8], is_dir: bool) -> bool {
         let above = path.iter().enumerate().filter(|(i, b)| **b == b'/' && *i > 0).map(|(i, _)| &path[..i]);
-        above.into_iter().any(|p| rules.matches(&p[1..], p, true)) || rules.matches(path.get(1..).unwrap_or_default(), path, is_dir)
+        above.into_iter().any(|p| rules.matches(&p[1..], p, true))
+            || rules.matches(path.get(1..).unwrap_or_default(), path, is_dir)
     }
 
     fn wants(&self, path: &[u8], is_dir: bool) -> bool {
@@ -62,8 +63,12 @@ pub fn restore(g: &Global, out: Out, a: &RestoreArgs) -> Result<i32, Failure> {
     let checkpoint = zone.state().find_checkpoint(&a.checkpoint)?.id;
     let selection = Selection::new(a)?;
     if let Some(missing) = missing_path(&zone, checkpoint, &selection)? {
-        return Err(Failure::new(1602, exit::FAILED, format!("checkpoint {} holds no {}", a.checkpoint, show_path(&missing)))
-            .help("zoneward ls CP PATH and zoneward find PATTERN show what there is"));
+        return Err(Failure::new(
+            1602,
+            exit::FAILED,
+            format!("checkpoint {} holds no {}", a.checkpoint, show_path(&missing)),
+        )
+        .help("zoneward ls CP PATH and zoneward find PATTERN show what there is"));
     }
     if a.dry_run {
         return dry_run(&zone, out, checkpoint, &selection);
@@ -86,7 +91,8 @@ pub(crate) fn run(g: &Global, zone: &Zone, request: &RestoreRequest<'_>) -> Resu
     let progress = Arc::new(Progress::default());
     let meter = Arc::new(Meter::default());
     meter.bytes.store(true, Ordering::Relaxed);
-    let all: u64 = zone.state().checkpoints.get(&request.checkpoint).map_or(0, |c| c.tasks.iter().map(|t| t.stats.bytes).sum());
+    let all: u64 =
+        zone.state().checkpoints.get(&request.checkpoint).map_or(0, |c| c.tasks.iter().map(|t| t.stats.bytes).sum());
     meter.total.store(all, Ordering::Relaxed);
     let shown = {
         let progress = progress.clone();
@@ -160,12 +166,8 @@ fn dry_run(zone: &Zone, out: Out, checkpoint: CheckpointId, s: &Selection) -> Re
 
 /// Says what came of it; answers the exit code.
 pub(crate) fn tell(out: Out, r: &RestoreReport, to: Option<&std::path::Path>, seconds: f64) -> i32 {
-    for (path, why) in &r.failed {
-        out.warn(format!("{}: {why}", show_path(path)));
-    }
-    for (path, why) in &r.warnings {
-        out.warn(format!("{}: {why}", show_path(path)));
-    }
+    out.warn_some(r.failed.iter().map(|(p, why)| format!("{}: {why}", show_path(p))), r.failed_count);
+    out.warn_some(r.warnings.iter().map(|(p, why)| format!("{}: {why}", show_path(p))), r.warnings_count);
     let place = to.map_or_else(|| "its place".to_owned(), |p| p.display().to_string());
     out.json(&serde_json::json!({
         "type": "summary", "schema": "zoneward.restore/1", "dry_run": false, "to": to, "files": r.files, "dirs": r.dirs,

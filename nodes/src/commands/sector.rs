@@ -18,10 +18,12 @@ use crate::output::Out;
 use crate::units::{bytes, local_time, show_path, utc_time};
 
 fn find<'a>(zone: &'a Zone, text: &str) -> Result<&'a RawSector, Failure> {
-    let fits: Vec<_> = zone.state().sectors.values().filter(|s| s.is_sealed() && s.id.to_string().starts_with(text)).collect();
+    let fits: Vec<_> =
+        zone.state().sectors.values().filter(|s| s.is_sealed() && s.id.to_string().starts_with(text)).collect();
     match fits[..] {
         [one] => Ok(one),
-        [] => Err(Failure::new(1604, exit::FAILED, format!("no sector is called {text:?}")).help("zoneward sector ls lists them")),
+        [] => Err(Failure::new(1604, exit::FAILED, format!("no sector is called {text:?}"))
+            .help("zoneward sector ls lists them")),
         _ => Err(Failure::new(1604, exit::FAILED, format!("{text:?} fits several sectors: give more of its id"))),
     }
 }
@@ -54,7 +56,8 @@ fn list(zone: &Zone, out: Out) -> Result<i32, Failure> {
                 "verified": c.verified_ms.map(utc_time),
             })).collect::<Vec<_>>(),
         }));
-        let on: Vec<String> = copies.iter().map(|c| format!("{} ({:?})", target(&c.target), c.state).to_lowercase()).collect();
+        let on: Vec<String> =
+            copies.iter().map(|c| format!("{} ({:?})", target(&c.target), c.state).to_lowercase()).collect();
         let kind = if s.system { "system" } else { "data" };
         out.answer(format!(
             "{}  {kind:<6}  {:>8} of {:>8}  {}  {}",
@@ -97,7 +100,9 @@ impl Read for TarStream {
 
 fn members(zone: &Zone, out: Out, id: &str) -> Result<i32, Failure> {
     let s = find(zone, id)?;
-    let damaged = |e: &dyn std::error::Error| Failure::new(1501, exit::DAMAGE, format!("sector {} cannot be read", s.id)).why(crate::errors::chain(e));
+    let damaged = |e: &dyn std::error::Error| {
+        Failure::new(1501, exit::DAMAGE, format!("sector {} cannot be read", s.id)).why(crate::errors::chain(e))
+    };
     let frames = FrameReader::new().map_err(|e| damaged(&e))?;
     let stream = TarStream { reader: reader(zone, s)?, frames, next: 0, current: Vec::new(), at: 0 };
     let mut tar = Reader::new(stream);

@@ -29,8 +29,16 @@ pub fn source(g: &Global, out: Out, command: SourceCommand) -> Result<i32, Failu
         }
         SourceCommand::Remove { source } => {
             let path = absolute(std::path::Path::new(&source))?;
-            let found = zone.state().sources.values().find(|s| s.path == path.as_os_str().as_bytes() || s.id.to_string().starts_with(&source)).map(|s| s.id);
-            let id = found.ok_or_else(|| Failure::new(1408, exit::FAILED, format!("{source} is not a source")).help("zoneward source ls lists them"))?;
+            let found = zone
+                .state()
+                .sources
+                .values()
+                .find(|s| s.path == path.as_os_str().as_bytes() || s.id.to_string().starts_with(&source))
+                .map(|s| s.id);
+            let id = found.ok_or_else(|| {
+                Failure::new(1408, exit::FAILED, format!("{source} is not a source"))
+                    .help("zoneward source ls lists them")
+            })?;
             zone.propose(Command::RemoveSource { source: id })?;
             out.say("it is no longer backed up; what is stored stays");
             if !out.json {
@@ -70,8 +78,17 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
             "id": t.id, "name": t.name, "url": t.url, "domain": t.domain, "reachable": why.is_none(), "why": why,
             "sectors": n, "used_bytes": used, "free_bytes": free, "head": t.pointer.map(|p| p.n),
         }));
-        let state = why.map_or_else(|| free.map_or_else(String::new, |f| format!("{} free", bytes(f))), |w| format!("NOT REACHABLE: {w}"));
-        out.answer(format!("{:<12} {:>6}  {:>9}  {}  {state}", t.name, plural(n, "sector", "sectors"), bytes(used), t.url));
+        let state = why.map_or_else(
+            || free.map_or_else(String::new, |f| format!("{} free", bytes(f))),
+            |w| format!("NOT REACHABLE: {w}"),
+        );
+        out.answer(format!(
+            "{:<12} {:>6}  {:>9}  {}  {state}",
+            t.name,
+            plural(n, "sector", "sectors"),
+            bytes(used),
+            t.url
+        ));
     }
     out.json(&serde_json::json!({"schema": "zoneward.targets/1", "targets": rows}));
     Ok(0)
@@ -98,7 +115,10 @@ fn concerns(zone: &Zone) -> Vec<String> {
         all.push(format!("{wanted} copies are wanted and there is room for {targets}: zoneward target add URL"));
     }
     if zone.home.recovery_kit().exists() {
-        all.push(format!("the recovery kit still lies in this zone ({}): print it, store it elsewhere, delete it", zone.home.recovery_kit().display()));
+        all.push(format!(
+            "the recovery kit still lies in this zone ({}): print it, store it elsewhere, delete it",
+            zone.home.recovery_kit().display()
+        ));
     }
     let bad = state.copies.values().filter(|c| !c.is_open() && !c.is_stored()).count();
     if bad > 0 {
@@ -125,7 +145,8 @@ pub fn status(g: &Global, out: Out) -> Result<i32, Failure> {
     let Some(z) = state.zone.as_ref() else { return Ok(exit::NO_ZONE) };
     let last = state.complete().last().copied().cloned();
     let sealed: Vec<_> = state.sectors.values().filter(|s| s.is_sealed()).collect();
-    let stored = state.copies.values().filter(|c| c.is_stored()).fold((0u64, 0u64), |(n, b), c| (n + 1, b + c.stored_len));
+    let stored =
+        state.copies.values().filter(|c| c.is_stored()).fold((0u64, 0u64), |(n, b), c| (n + 1, b + c.stored_len));
     let read = state.copies.values().filter(|c| c.is_stored()).map(|c| c.read_ms.unwrap_or(0)).min();
     let concerns = concerns(&zone);
     out.json(&serde_json::json!({
@@ -137,7 +158,12 @@ pub fn status(g: &Global, out: Out) -> Result<i32, Failure> {
     out.answer(format!("zone {}  {}", z.name, z.id));
     out.answer(format!("home {}", zone.home.dir().display()));
     match &last {
-        Some(c) => out.answer(format!("last checkpoint {} ({:.8}), {} ago", c.seq, c.id.to_string(), duration(now_ms().saturating_sub(c.started_ms) as f64 / 1000.0))),
+        Some(c) => out.answer(format!(
+            "last checkpoint {} ({:.8}), {} ago",
+            c.seq,
+            c.id.to_string(),
+            duration(now_ms().saturating_sub(c.started_ms) as f64 / 1000.0)
+        )),
         None => out.answer("last checkpoint: none"),
     }
     out.answer(format!(

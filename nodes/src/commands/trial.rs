@@ -33,9 +33,11 @@ fn work_folder(a: &TryArgs) -> Result<PathBuf, Failure> {
         }
     };
     if dir.read_dir().is_ok_and(|mut d| d.next().is_some()) {
-        return Err(Failure::new(1802, exit::REFUSED, format!("{} is not empty", dir.display())).help("give another --work DIR"));
+        return Err(Failure::new(1802, exit::REFUSED, format!("{} is not empty", dir.display()))
+            .help("give another --work DIR"));
     }
-    zoneward_sectors::fsx::create_dir_all(&dir, 0o700).map_err(|e| failed("the folder to work in cannot be made", e))?;
+    zoneward_sectors::fsx::create_dir_all(&dir, 0o700)
+        .map_err(|e| failed("the folder to work in cannot be made", e))?;
     std::fs::canonicalize(&dir).map_err(|e| failed("the folder to work in cannot be used", e))
 }
 
@@ -44,10 +46,12 @@ pub fn trial(g: &Global, out: Out, a: &TryArgs) -> Result<i32, Failure> {
     let source = std::fs::canonicalize(&path).map_err(|e| failed(&format!("{} cannot be read", path.display()), e))?;
     let work = work_folder(a)?;
     if work.starts_with(&source) {
-        return Err(Failure::new(1803, exit::USAGE, "the folder to work in lies inside what is backed up").help("give another --work DIR"));
+        return Err(Failure::new(1803, exit::USAGE, "the folder to work in lies inside what is backed up")
+            .help("give another --work DIR"));
     }
     let (home, target, restored) = (work.join("zone"), work.join("target"), work.join("restored"));
-    let passphrase: zeroize::Zeroizing<String> = zeroize::Zeroizing::new(zoneward_sectors::ids::ZoneId::random().to_string());
+    let passphrase: zeroize::Zeroizing<String> =
+        zeroize::Zeroizing::new(zoneward_sectors::ids::ZoneId::random().to_string());
     out.say(format!("working in {}", work.display()));
     let url = Url::from_path(&target).map_err(|e| failed("the target's path", e))?;
     let new = NewZone {
@@ -62,7 +66,8 @@ pub fn trial(g: &Global, out: Out, a: &TryArgs) -> Result<i32, Failure> {
     let made = init(&home, &new, &passphrase)?;
     write_kit(&made.zone, &made.words, &made.zone.home.recovery_kit())?;
     let pass_file = work.join("passphrase");
-    zoneward_sectors::fsx::write_durably(&pass_file, format!("{}\n", *passphrase).as_bytes(), 0o600).map_err(|e| failed("the passphrase cannot be kept", e))?;
+    zoneward_sectors::fsx::write_durably(&pass_file, format!("{}\n", *passphrase).as_bytes(), 0o600)
+        .map_err(|e| failed("the passphrase cannot be kept", e))?;
     let mut zone = made.zone;
     out.say("1. a one-node zone with its own keys, and a local target");
     let code = run(g, out, &mut zone, &source, &restored)?;
@@ -102,17 +107,26 @@ fn run(g: &Global, out: Out, zone: &mut Zone, source: &Path, restored: &Path) ->
     let total: u64 = report.sources.iter().map(|s| s.counts.bytes).sum();
     let files: u64 = report.sources.iter().map(|s| s.counts.files).sum();
     let incomplete: u64 = report.sources.iter().map(|s| s.unread() + s.packed.unsteady_count).sum();
-    out.say(format!("2. backed up {}: {}; {} on the target", plural(files, "file", "files"), rate(total, t.elapsed().as_secs_f64()), bytes(report.stored_bytes)));
+    out.say(format!(
+        "2. backed up {}: {}; {} on the target",
+        plural(files, "file", "files"),
+        rate(total, t.elapsed().as_secs_f64()),
+        bytes(report.stored_bytes)
+    ));
     let t = Instant::now();
     let check = super::check::run(g, zone, Depth::Everything)?;
-    out.say(format!("3. read back and checked every stored byte: {}", rate(check.bytes_read, t.elapsed().as_secs_f64())));
+    out.say(format!(
+        "3. read back and checked every stored byte: {}",
+        rate(check.bytes_read, t.elapsed().as_secs_f64())
+    ));
     if !check.is_clean() {
         return Ok(super::check::tell(out, zone, &check, 0.0));
     }
     let Some(checkpoint) = report.checkpoint else { return Ok(exit::FAILED) };
     let t = Instant::now();
     let all = |_: &[u8], _: bool| true;
-    let to = RestoreRequest { checkpoint, to: Some(restored.to_owned()), wanted: &all, verify: false, threads: threads() };
+    let to =
+        RestoreRequest { checkpoint, to: Some(restored.to_owned()), wanted: &all, verify: false, threads: threads() };
     let r = super::restore::run(g, zone, &to)?;
     out.say(format!("4. restored to {}: {}", restored.display(), rate(r.bytes, t.elapsed().as_secs_f64())));
     if r.failed_count + r.warnings_count > 0 {
@@ -122,7 +136,13 @@ fn run(g: &Global, out: Out, zone: &mut Zone, source: &Path, restored: &Path) ->
 }
 
 /// Compares what was restored with the source, by scanning it against the very catalog, then byte for byte.
-fn compare(out: Out, zone: &Zone, checkpoint: zoneward_sectors::ids::CheckpointId, restored: &Path, incomplete: u64) -> Result<i32, Failure> {
+fn compare(
+    out: Out,
+    zone: &Zone,
+    checkpoint: zoneward_sectors::ids::CheckpointId,
+    restored: &Path,
+    incomplete: u64,
+) -> Result<i32, Failure> {
     use std::os::unix::ffi::OsStrExt;
     let t = Instant::now();
     let (mut same, mut differ) = (0u64, Vec::new());
@@ -140,7 +160,12 @@ fn compare(out: Out, zone: &Zone, checkpoint: zoneward_sectors::ids::CheckpointI
             }
         }
     }
-    out.say(format!("5. compared with the original: {} the same, {} different, in {}", plural(same, "entry", "entries"), differ.len(), duration(t.elapsed().as_secs_f64())));
+    out.say(format!(
+        "5. compared with the original: {} the same, {} different, in {}",
+        plural(same, "entry", "entries"),
+        differ.len(),
+        duration(t.elapsed().as_secs_f64())
+    ));
     for path in differ.iter().take(20) {
         out.warn(format!("differs (or changed meanwhile): {}", show_path(path)));
     }

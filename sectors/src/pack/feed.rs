@@ -104,8 +104,7 @@ impl Feed<'_> {
 
     /// Whether a whole member of this many bytes surely fits the sector that is open now.
     fn fits(&self, bytes: u64) -> bool {
-        let waiting =
-            self.shared.fed.load(Ordering::SeqCst).saturating_sub(self.shared.placed.load(Ordering::SeqCst));
+        let waiting = self.shared.fed.load(Ordering::SeqCst).saturating_sub(self.shared.placed.load(Ordering::SeqCst));
         let need = waiting.saturating_add(bytes);
         // Stored frames grow by 3 bytes in 128 KiB; the catalog of what waits is bounded by 1 %.
         let need = need.saturating_add(need / 64).saturating_add(256 << 10);

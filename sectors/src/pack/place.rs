@@ -238,9 +238,7 @@ impl<'a, S: Sectors> Placing<'a, S> {
     fn news(&mut self, news: News, base: u64, shared: &Shared<'_>) -> Result<(), PackError> {
         match news {
             News::Entry(mut e) => {
-                if e.meta.kind == Kind::HardLink
-                    && self.current.as_ref().is_some_and(|c| c.failed.contains(&e.link))
-                {
+                if e.meta.kind == Kind::HardLink && self.current.as_ref().is_some_and(|c| c.failed.contains(&e.link)) {
                     self.failed(e.path, "the file it is another name of could not be read".into());
                     return Ok(());
                 }
@@ -329,9 +327,9 @@ impl<'a, S: Sectors> Placing<'a, S> {
     fn part(&mut self, add: impl FnOnce(&mut PartWriter)) -> Result<(), PackError> {
         let open = self.open.as_ref().ok_or(PackError::Threads)?;
         let c = self.current.as_mut().ok_or(PackError::Threads)?;
-        let part = c.part.get_or_insert_with(|| {
-            PartWriter::new(&self.table, open.writer.sector(), c.source, c.layer, c.next_part)
-        });
+        let part = c
+            .part
+            .get_or_insert_with(|| PartWriter::new(&self.table, open.writer.sector(), c.source, c.layer, c.next_part));
         add(part);
         Ok(())
     }

@@ -108,7 +108,10 @@ pub(super) enum News {
     Extents(Vec<Extent>),
     /// The large file is complete.
     LargeEnd(Arc<Large>, LargeEnd),
-    Failed { path: Vec<u8>, error: io::Error },
+    Failed {
+        path: Vec<u8>,
+        error: io::Error,
+    },
     Unsteady(Vec<u8>),
 }
 
@@ -244,12 +247,7 @@ impl Worker<'_> {
                 Part::Hole(n) => extents.push(Extent::Hole(n)),
                 Part::Data(n) => {
                     let fingerprint = self.fingerprint(&buf[at..at + n]);
-                    extents.push(Extent::Data {
-                        sector: HERE,
-                        offset: (base + at) as u64,
-                        len: n as u64,
-                        fingerprint,
-                    });
+                    extents.push(Extent::Data { sector: HERE, offset: (base + at) as u64, len: n as u64, fingerprint });
                     at += n;
                     if at - frame_from >= FRAME_LEN {
                         unit.add_uniform(&mut self.writer, &buf[frame_from..at])?;
@@ -285,7 +283,8 @@ impl Worker<'_> {
                         continue;
                     }
                     let mut head = Vec::new();
-                    let name = format!(".zoneward/extents/{:.8}-{seq:08}-{:04}", self.task.layer.to_string(), units.len());
+                    let name =
+                        format!(".zoneward/extents/{:.8}-{seq:08}-{:04}", self.task.layer.to_string(), units.len());
                     pax::append_simple(&mut head, &name, n as u64);
                     let offset = head.len() as u64;
                     extents.push(Extent::Data { sector: HERE, offset, len: n as u64, fingerprint });

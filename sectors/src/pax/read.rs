@@ -135,7 +135,8 @@ impl<R: Read> Reader<R> {
                 self.done = true;
                 return if extended.is_some() { Err(self.bad("it ends after an extended header")) } else { Ok(None) };
             }
-            let sum: u64 = b.iter().enumerate().map(|(i, x)| if (148..156).contains(&i) { 32 } else { u64::from(*x) }).sum();
+            let sum: u64 =
+                b.iter().enumerate().map(|(i, x)| if (148..156).contains(&i) { 32 } else { u64::from(*x) }).sum();
             if octal(&b[148..156]) != Some(sum) {
                 return Err(self.bad("the checksum of a header"));
             }
@@ -162,7 +163,8 @@ impl<R: Read> Reader<R> {
         while !rest.is_empty() {
             let space = rest.iter().position(|b| *b == b' ').ok_or_else(|| self.bad("an extended record"))?;
             let len = decimal(&rest[..space]).and_then(|n| usize::try_from(n).ok());
-            let len = len.filter(|n| *n > space + 1 && *n <= rest.len()).ok_or_else(|| self.bad("an extended record"))?;
+            let len =
+                len.filter(|n| *n > space + 1 && *n <= rest.len()).ok_or_else(|| self.bad("an extended record"))?;
             let (record, after) = rest.split_at(len);
             rest = after;
             let body = record[space + 1..].strip_suffix(b"\n").ok_or_else(|| self.bad("an extended record"))?;
@@ -206,7 +208,10 @@ impl<R: Read> Reader<R> {
             ino: 0,
             nlink: 1,
             size: e.real_size.unwrap_or(size),
-            rdev: (small(number(329..337, "a device")?, "a device")?, small(number(337..345, "a device")?, "a device")?),
+            rdev: (
+                small(number(329..337, "a device")?, "a device")?,
+                small(number(337..345, "a device")?, "a device")?,
+            ),
         };
         let link = e.link.unwrap_or_else(|| text(&b[157..257]));
         Ok(Member { name, kind, meta, link, xattrs: e.xattrs, size, sparse: e.sparse, data_at: self.at })
@@ -227,7 +232,10 @@ impl<R: Read> Reader<R> {
             used += 1;
             match c[0] {
                 d @ b'0'..=b'9' => {
-                    value = value.checked_mul(10).and_then(|v| v.checked_add(u64::from(d - b'0'))).ok_or_else(|| self.bad("a sparse map"))?;
+                    value = value
+                        .checked_mul(10)
+                        .and_then(|v| v.checked_add(u64::from(d - b'0')))
+                        .ok_or_else(|| self.bad("a sparse map"))?;
                     digits += 1;
                 }
                 b'\n' if digits > 0 => {
@@ -242,7 +250,8 @@ impl<R: Read> Reader<R> {
             }
         }
         for pair in numbers[1..].chunks_exact(2) {
-            let end = pair[0].checked_add(pair[1]).filter(|e| *e <= map.real_size).ok_or_else(|| self.bad("a sparse map"))?;
+            let end =
+                pair[0].checked_add(pair[1]).filter(|e| *e <= map.real_size).ok_or_else(|| self.bad("a sparse map"))?;
             map.spans.push((pair[0], end));
         }
         self.at += used;

@@ -54,8 +54,7 @@ pub(crate) struct DirJob {
 
 impl DirJob {
     pub fn new(path: Vec<u8>) -> Arc<Self> {
-        let inner =
-            Inner { list: ListState::Todo, arena: Vec::new(), names: Vec::new(), batches: Vec::new() };
+        let inner = Inner { list: ListState::Todo, arena: Vec::new(), names: Vec::new(), batches: Vec::new() };
         Arc::new(Self { path, inner: Mutex::new(inner), changed: Condvar::new(), cache: AtomicBool::new(false) })
     }
 
@@ -223,7 +222,8 @@ impl Pool {
         let name = |n: &(u32, u32)| &arena[n.0 as usize..n.1 as usize];
         names.sort_unstable_by(|a, b| name(a).cmp(name(b)));
         let mut cache = false;
-        if self.options.skip_caches && names.binary_search_by(|n| name(n).cmp(b"CACHEDIR.TAG")).is_ok() && has_tag(&fd) {
+        if self.options.skip_caches && names.binary_search_by(|n| name(n).cmp(b"CACHEDIR.TAG")).is_ok() && has_tag(&fd)
+        {
             names.retain(|n| name(n) == b"CACHEDIR.TAG");
             cache = true;
         }
@@ -294,8 +294,8 @@ impl Pool {
     }
 
     fn one(&self, fd: &OwnedFd, top: &[u8], name: &[u8], children: &mut Vec<Job>) -> Stat {
-        let looked = gate(Call::Stat)
-            .and_then(|()| Ok(statx(fd, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?));
+        let looked =
+            gate(Call::Stat).and_then(|()| Ok(statx(fd, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?));
         let s = match looked {
             Ok(s) => s,
             Err(e) => return Stat::Failed(e),
