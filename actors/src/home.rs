@@ -91,6 +91,11 @@ impl Home {
         self.dir.join("zone.redb")
     }
 
+    /// The state of a zone that is still being made.
+    pub fn unfinished_state(&self) -> PathBuf {
+        self.dir.join("zone.redb.new")
+    }
+
     pub fn secrets(&self) -> PathBuf {
         self.dir.join("secrets")
     }

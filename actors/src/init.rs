@@ -45,8 +45,8 @@ pub fn init(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<Made, Zo
     clear_unfinished(&home)?;
     let mut targets: Vec<(TargetId, Url, Arc<dyn Target>)> = Vec::new();
     for url in &new.targets {
-        let id = TargetId::random();
-        targets.push((id, url.clone(), Arc::from(zoneward_targets::create(url, id, Existing::Refuse)?)));
+        let target = create_target(url)?;
+        targets.push((target.id(), url.clone(), target));
     }
     let zone_id = ZoneId::random();
     let owner = OwnerKeys::generate(new.rsa).map_err(|_| ZoneError::State { what: "no owner key could be made" })?;
@@ -92,12 +92,27 @@ pub fn init(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<Made, Zo
         record_target(&mut zone, &keys, id, &name, &url, None, target)?;
     }
     put_owner_key(&mut zone, &keyfile, new.passphrase_on_targets)?;
+    fsx::point("init:before");
+    let (from, to) = (zone.home.unfinished_state(), zone.home.state());
+    fsx::rename(&from, &to).and_then(|()| fsx::sync_dir(zone.home.dir())).map_err(io_at("finish", &to))?;
+    fsx::point("init:after");
     Ok(Made { zone, words })
+}
+
+/// Makes a target. One that was made before and never used, as a cut `init` leaves it, is taken as it is.
+fn create_target(url: &Url) -> Result<Arc<dyn Target>, ZoneError> {
+    match zoneward_targets::create(url, TargetId::random(), Existing::Refuse) {
+        Ok(t) => Ok(Arc::from(t)),
+        Err(refused) => match zoneward_targets::open(url, None) {
+            Ok(t) if t.list_zones().is_ok_and(|z| z.is_empty()) => Ok(Arc::from(t)),
+            _ => Err(refused.into()),
+        },
+    }
 }
 
 /// What an interrupted `init` left: nothing in it was ever used.
 fn clear_unfinished(home: &Home) -> Result<(), ZoneError> {
-    for path in [home.zone_secret(), home.owner_key(), home.secrets().join("node-identity")] {
+    for path in [home.unfinished_state(), home.zone_secret(), home.owner_key(), home.secrets().join("node-identity")] {
         fsx::remove_file(&path).map_err(io_at("remove", &path))?;
     }
     Ok(())
@@ -125,8 +140,8 @@ fn record_target(
 
 /// Adds a target to a living zone: it gets the owner's sealed key at once, sectors with the next backup.
 pub fn add_target(zone: &mut Zone, url: &Url, name: &str, domain: Option<String>) -> Result<TargetId, ZoneError> {
-    let id = TargetId::random();
-    let target: Arc<dyn Target> = Arc::from(zoneward_targets::create(url, id, Existing::Refuse)?);
+    let target = create_target(url)?;
+    let id = target.id();
     let keys = zone.keys().clone();
     record_target(zone, &keys, id, name, url, domain, target)?;
     let path = zone.home.owner_key();

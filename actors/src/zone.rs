@@ -163,7 +163,7 @@ impl Zone {
     }
 }
 
-/// The store of a new zone.
+/// The store of a new zone: it gets its name when the zone is complete.
 pub(crate) fn create_store(home: &Home) -> Result<Store, ZoneError> {
-    Ok(Store::create(&home.state())?)
+    Ok(Store::create(&home.unfinished_state())?)
 }

@@ -19,8 +19,6 @@ const LISTED_MAX: usize = 8;
 const LISTED_BYTES_MAX: usize = 900;
 /// Bytes of URLs in the code: with more, a phone cannot read it at the printed size.
 const QR_BYTES_MAX: usize = 400;
-/// A URL longer than this is not repeated in the commands.
-const COMMAND_URL_MAX: usize = 120;
 
 /// What a recovery kit says.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +50,7 @@ pub fn render_html(kit: &KitInput<'_>) -> Zeroizing<String> {
             "address_qr" => address_qr.clone(),
             "targets" => Zeroizing::new(targets_html(kit)),
             "fingerprint" => Zeroizing::new(grouped(&kit.fingerprint)),
-            "with_zoneward" => Zeroizing::new(escape(&with_zoneward(kit).join("\n"))),
+            "with_zoneward" => Zeroizing::new(escape(&WITH_ZONEWARD.join("\n"))),
             "without_zoneward" => Zeroizing::new(escape(&WITHOUT_ZONEWARD.join("\n"))),
             "version" => Zeroizing::new(VERSION.to_owned()),
             _ => return None,
@@ -101,15 +99,16 @@ pub fn render_text(kit: &KitInput<'_>) -> Zeroizing<String> {
         (n, false) => line(&format!("  and {n} more: zoneward target ls")),
     }
     line("");
-    line("Write the words on paper and keep them outside the zone, in two places. Then:");
-    line("把单词写在纸上，存放在区域之外的两个地方。然后执行：");
-    line("  zoneward key prove");
+    line("Write the words on paper and keep them outside the zone, in two places.");
+    line("Prove that they can be read:");
+    line("把单词写在纸上，存放在区域之外的两个地方。确认单词可用：");
+    line("  python3 rescue.py --target FOLDER --words --list");
     line("");
-    line("To bring everything back, on a new device 在新设备上恢复全部数据:");
-    for command in with_zoneward(kit) {
+    line("Where a device of the zone still works 区域中仍有设备可用时:");
+    for command in WITH_ZONEWARD {
         line(&format!("  {command}"));
     }
-    line("Without Zoneward (docs/rescue) 没有 Zoneward 时:");
+    line("From one target and the words alone (docs/rescue) 只有一个目标和单词时:");
     for command in WITHOUT_ZONEWARD {
         line(&format!("  {command}"));
     }
@@ -122,14 +121,8 @@ const WITHOUT_ZONEWARD: [&str; 3] = [
     "python3 rescue.py --target FOLDER --words --to NEW-FOLDER",
 ];
 
-/// The commands of a restore with Zoneward, for the first target.
-fn with_zoneward(kit: &KitInput<'_>) -> [String; 2] {
-    let url = match kit.targets.first() {
-        Some(url) if url.len() <= COMMAND_URL_MAX => shell_quote(&shown(url, COMMAND_URL_MAX)),
-        _ => "TARGET-URL".to_owned(),
-    };
-    [format!("zoneward recover --target {url} --words --list"), format!("zoneward recover --target {url} --words")]
-}
+/// The commands of a restore where a device of the zone still works.
+const WITH_ZONEWARD: [&str; 2] = ["zoneward checkpoints", "zoneward restore latest --to NEW-FOLDER"];
 
 /// The targets that fit, and how many do not.
 fn listed(kit: &KitInput<'_>) -> (Vec<String>, usize) {
@@ -235,16 +228,6 @@ fn escape(text: &str) -> String {
         }
     }
     out
-}
-
-/// The text as one word for a shell.
-fn shell_quote(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:,=%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
 }
 
 /// Puts values in the places `{{key}}` of a template, in one pass: a value that looks like a place stays as it is.

@@ -109,7 +109,9 @@ fn members(zone: &Zone, out: Out, id: &str) -> Result<i32, Failure> {
     let mut n = 0u64;
     while let Some(m) = tar.next_member().map_err(|e| damaged(&e))? {
         n += 1;
-        out.json(&serde_json::json!({"type": "item", "name": show_path(&m.name), "size": m.size, "offset": m.data_at}));
+        out.json(
+            &serde_json::json!({"type": "item", "name": show_path(&m.name), "size": m.size, "offset": m.data_offset}),
+        );
         out.answer(format!("{:>12}  {}", m.size, show_path(&m.name)));
     }
     out.json(&serde_json::json!({"type": "summary", "schema": "zoneward.sector/1", "members": n}));
