@@ -1,5 +1,7 @@
 //! The program as a person uses it: a real binary, real directories, exit codes and what is left on disk.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
