@@ -1,0 +1,74 @@
+//! Runs the product again and again, breaking it at one place after another.
+//!
+//! `cargo run --release -p chaos-tests --features faults -- faults|points|powerloss [--every K] [--seed S] [--at N]`
+
+mod faults;
+mod points;
+mod powerloss;
+mod workshop;
+
+use anyhow::{Context, Result, bail};
+use chaos_tests::site::AS_PRODUCT;
+
+const USAGE: &str = "usage: chaos-tests faults|points|powerloss [--every K] [--seed S] [--at N]
+  faults      fail or kill at every file call of a backup and of a restore
+  points      kill at every passing of every fail point
+  powerloss   lose what is not synced at file calls of a backup (needs root)
+  --every K   only every K-th call [default: 1; powerloss: 40]
+  --seed S    where to begin with --every [default: 1]
+  --at N      only the N-th call";
+
+/// Which places are broken.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub every: u64,
+    pub seed: u64,
+    pub at: Option<u64>,
+}
+
+impl Plan {
+    /// The first place: anywhere below `every`, told by the seed.
+    pub fn first(&self) -> u64 {
+        self.at.unwrap_or(1 + self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) % self.every)
+    }
+}
+
+fn main() {
+    let mut args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if args.get(1).is_some_and(|a| a == AS_PRODUCT) {
+        args.remove(1);
+        std::process::exit(zoneward::run(args));
+    }
+    let args: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    match run(&args) {
+        Ok(true) => {}
+        Ok(false) => std::process::exit(1),
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<bool> {
+    let what = args.get(1).context(USAGE)?;
+    let mut plan = Plan { every: if what == "powerloss" { 40 } else { 1 }, seed: 1, at: None };
+    for pair in args.get(2..).unwrap_or_default().chunks(2) {
+        let number = || pair.get(1).and_then(|v| v.parse::<u64>().ok()).context(USAGE);
+        match pair.first().map(String::as_str) {
+            Some("--every") => plan.every = number()?.max(1),
+            Some("--seed") => plan.seed = number()?,
+            Some("--at") => plan.at = Some(number()?),
+            _ => bail!(USAGE),
+        }
+    }
+    if !cfg!(feature = "faults") {
+        bail!("built without the feature `faults`, so nothing would break: add --features faults");
+    }
+    match what.as_str() {
+        "faults" => faults::run(plan),
+        "points" => points::run(plan),
+        "powerloss" => powerloss::run(plan),
+        _ => bail!(USAGE),
+    }
+}

@@ -1,0 +1,3 @@
+pub fn run(_: crate::Plan) -> anyhow::Result<bool> {
+    anyhow::bail!("not yet")
+}
