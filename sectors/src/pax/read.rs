@@ -40,8 +40,8 @@ pub struct Member {
     /// Without the `/` at the end of a directory's name.
     pub name: Vec<u8>,
     pub kind: MemberKind,
-    /// What a tar does not hold (ctime, inode, number of links) is 0 or 1; the size is that of the whole file, and 0 for
-    /// all else; the kind of an `Other` is `File`.
+    /// What a tar does not hold (ctime, inode, number of links) is 0 or 1; the size is that of the whole file, and 0
+    /// for all else; the kind of an `Other` is `File`.
     pub meta: Meta,
     pub link: Vec<u8>,
     /// Sorted by name.
@@ -93,8 +93,8 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// The map that begins a sparse member's content; `None` if the member is not sparse or its content was read already.
-    /// What [`Self::read_content`] gives then is the data alone.
+    /// The map that begins a sparse member's content; `None` if the member is not sparse or its content was read
+    /// already. What [`Self::read_content`] gives then is the data alone.
     pub fn sparse_map(&mut self) -> Result<Option<SparseMap>, ReadError> {
         self.guarded(|r| match r.map_due.take() {
             Some(real_size) => r.read_map(real_size).map(Some),

@@ -160,7 +160,8 @@ proptest! {
     #[test]
     fn what_is_written_is_read(
         name in text(300), link in text(300), kind in kinds(), mode in 0u32..0o10000, mtime in times(),
-        uid in prop_oneof![any::<u32>(), 2_097_150u32..2_097_154], gid in any::<u32>(), rdev in (0u32..4096, 0u32..1 << 20),
+        uid in prop_oneof![any::<u32>(), 2_097_150u32..2_097_154], gid in any::<u32>(),
+        rdev in (0u32..4096, 0u32..1 << 20),
         xattrs in prop::collection::btree_map(text(60), prop::collection::vec(any::<u8>(), 0..200), 0..4),
         body in prop::collection::vec(any::<u8>(), 0..1500),
     ) {

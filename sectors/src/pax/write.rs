@@ -57,8 +57,8 @@ fn push_decimal(out: &mut Vec<u8>, n: u64) {
     out.extend_from_slice(Decimal::new(n).text());
 }
 
-/// The map's entries: (offset, length). A last, empty one says where a file ends that ends in a hole; without it GNU tar
-/// makes such a file too short.
+/// The map's entries: (offset, length). A last, empty one says where a file ends that ends in a hole; without it GNU
+/// tar makes such a file too short.
 fn sparse_entries(map: &SparseMap) -> impl Iterator<Item = (u64, u64)> + '_ {
     let end = map.spans.last().map_or(0, |s| s.1);
     let tail = (end < map.real_size).then_some((map.real_size, 0));
@@ -129,8 +129,8 @@ fn push_xattr(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.push(b'\n');
 }
 
-/// Seconds with nanoseconds as a decimal fraction. Before 1970 the sign holds for the fraction too, while in a stamp the
-/// nanoseconds always count forward: -1 s and 0.25 s after that is -0.75.
+/// Seconds with nanoseconds as a decimal fraction. Before 1970 the sign holds for the fraction too, while in a stamp
+/// the nanoseconds always count forward: -1 s and 0.25 s after that is -0.75.
 fn push_time(out: &mut Vec<u8>, t: Stamp) {
     let nanos = t.nanos.min(999_999_999);
     let (whole, fraction) = match (t.secs < 0, nanos) {
