@@ -14,7 +14,6 @@ const SHOWN_MAX: usize = 20;
 #[derive(Debug)]
 pub struct Workshop {
     pub dir: PathBuf,
-    pub source: PathBuf,
     /// The tree that checkpoint 1 holds, and the one that is backed up under faults.
     pub first: Tree,
     pub second: Tree,
@@ -35,7 +34,7 @@ pub fn fast_dir() -> PathBuf {
 }
 
 impl Workshop {
-    /// Makes the source, and in each site a zone whose checkpoint 1 is the source's first state.
+    /// Makes the and in each site a zone whose checkpoint 1 is the source's first state.
     pub fn open(sites: &[PathBuf]) -> Result<(Self, Vec<Site>)> {
         let dir = fast_dir();
         remove(&dir)?;
@@ -55,7 +54,7 @@ impl Workshop {
         make_second(&source)?;
         let second = Tree::read(&source)?;
         println!("source: {} entries, {} MiB", second.entries(), second.bytes() >> 20);
-        Ok((Self { dir, source, first, second }, made))
+        Ok((Self { dir, first, second }, made))
     }
 }
 

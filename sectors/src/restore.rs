@@ -170,7 +170,7 @@ where
 
 fn make_parents(placer: &mut crate::place::Placer<'_>, top: &[u8]) -> Result<(), RestoreError> {
     for (i, _) in top.iter().enumerate().filter(|(_, b)| **b == b'/') {
-        placer.make_dir(&top[..i])?;
+        placer.make_parent(&top[..i])?;
     }
     Ok(())
 }

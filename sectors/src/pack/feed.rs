@@ -162,7 +162,7 @@ impl Feed<'_> {
 /// The stretches of a file that hold data: (start, end), ascending.
 fn data_spans(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
     use rustix::fs::{SeekFrom, seek};
-    let mut spans = Vec::new();
+    let mut spans: Vec<(u64, u64)> = Vec::new();
     let mut at = 0;
     while at < size {
         let start = match seek(file, SeekFrom::Data(at)) {
@@ -172,8 +172,13 @@ fn data_spans(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
             Err(_) => return Ok(vec![(0, size)]),
         };
         let end = seek(file, SeekFrom::Hole(start))?.min(size);
-        if end > start {
-            spans.push((start, end));
+        // GNU tar looks for every stretch at a new block: all but the last must be whole blocks, so they are rounded
+        // outwards, into the zeros around them, and joined where they then touch.
+        let (start, end) = (start / 512 * 512, end.next_multiple_of(512).min(size));
+        match spans.last_mut() {
+            Some((_, last)) if *last >= start => *last = end.max(*last),
+            _ if end > start => spans.push((start, end)),
+            _ => {}
         }
         at = end.max(start + 1);
     }
