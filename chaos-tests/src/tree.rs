@@ -89,10 +89,10 @@ pub fn make_second(dir: &Path) -> Result<()> {
     set_mode(&dir.join("many/023"), 0o4755)?;
     set_mtime(&dir.join("many/024"), -86_400, 123_456_789)?;
     set_mtime(&dir.join("many/025"), 1_000_000_000, 1)?;
-    set_mode(&dir.join("many/026"), 0)?;
+    set_mode(&dir.join("many/026"), 0o604)?;
     set_mtime(&dir.join("empty"), 1_234_567_890, 987_654_321)?;
     set_mode(&dir.join("empty"), 0o1777)?;
-    set_mode(&dir.join("media"), 0o500)
+    set_mode(&dir.join("media"), 0o710)
 }
 
 /// One entry, with all that a restore must bring back.
@@ -236,8 +236,8 @@ mod tests {
             ("missing", |d| Ok(fs::remove_file(d.join("docs/broken"))?)),
             ("one too many", |d| write(&d.join("many/new"), b"")),
             ("content", |d| {
-                fs::remove_file(d.join("docs/broken"))?;
-                Ok(symlink("elsewhere", d.join("docs/broken"))?)
+                fs::remove_file(d.join("docs/link-1"))?;
+                Ok(symlink("elsewhere", d.join("docs/link-1"))?)
             }),
         ];
         let (dir, mut before) = made();

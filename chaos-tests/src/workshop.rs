@@ -34,7 +34,7 @@ pub fn fast_dir() -> PathBuf {
 }
 
 impl Workshop {
-    /// Makes the and in each site a zone whose checkpoint 1 is the source's first state.
+    /// Makes the source and, in each site a zone whose checkpoint 1 is the source's first state.
     pub fn open(sites: &[PathBuf]) -> Result<(Self, Vec<Site>)> {
         let dir = fast_dir();
         remove(&dir)?;
