@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::{CheckpointKind, CheckpointState, Source, TaskState, TaskStats};
@@ -101,7 +102,7 @@ pub fn backup(
     let (mut planned, mut refused) = (Vec::new(), Vec::new());
     for id in &request.sources {
         let Some(source) = zone.state().sources.get(id).cloned() else { continue };
-        match plan_source(zone, source, request, resumed, tell) {
+        match plan_source(zone, source, request, resumed, &progress.stop, tell) {
             Ok(p) => planned.push(p),
             // One source in trouble must not keep the others from being backed up.
             Err(e) if is_about_the_source(&e) => refused.push(e),
@@ -207,6 +208,7 @@ fn plan_source(
     source: Source,
     request: &BackupRequest,
     resumed: Option<CheckpointId>,
+    stop: &AtomicBool,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Planned, ZoneError> {
     let path = source_path(&source);
@@ -218,7 +220,7 @@ fn plan_source(
     };
     let opener = zone.opener();
     let entries = zone.catalogs(&opener).entries(&base)?;
-    let survey = survey(&source, entries, compare, request.threads)?;
+    let survey = survey(&source, entries, compare, request.threads, stop)?;
     refuse_odd_source(&source, &survey, request)?;
     if compare == Compare::Changes && base.len() >= CHAIN_MAX && survey.any_change {
         compare = Compare::WholeCatalog;

@@ -8,6 +8,8 @@ use zoneward_sectors::entry::Entry;
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::LayerId;
 use zoneward_sectors::limits::CATALOG_PART_MAX;
+use zoneward_sectors::restore::NoCopy;
+use zoneward_sectors::sector_reader::SectorReader;
 
 use crate::home::Home;
 use crate::open::Opener;
@@ -104,20 +106,21 @@ impl LazyPart {
     }
 
     fn remote(&self) -> Result<Vec<u8>, CatalogError> {
-        let failed = |e: String| CatalogError::Io(std::io::Error::other(e));
+        let failed = |damage: bool, e: Box<dyn std::error::Error + Send + Sync>| {
+            let kind = if damage { std::io::ErrorKind::InvalidData } else { std::io::ErrorKind::Other };
+            CatalogError::Io(std::io::Error::new(kind, e))
+        };
+        let none = |no: NoCopy| failed(no.damage, no.into());
         let number = self.opener.table().number(self.part.sector);
-        let read = |r: &zoneward_sectors::sector_reader::SectorReader| {
-            r.read_tar(self.part.offset, self.part.length, CATALOG_PART_MAX).map_err(|e| e.to_string())
-        };
-        let reader = self.opener.sector(number).map_err(failed)?;
-        let bytes = match read(&reader) {
-            Ok(b) => b,
+        let read = |r: &SectorReader| r.read_tar(self.part.offset, self.part.length, CATALOG_PART_MAX);
+        let reader = self.opener.sector(number).map_err(none)?;
+        match read(&reader) {
+            Ok(b) => Ok(b),
             Err(e) => {
-                let other = self.opener.next_copy(number, &e).map_err(failed)?;
-                read(&other).map_err(failed)?
+                let other = self.opener.next_copy(number, &e).map_err(none)?;
+                read(&other).map_err(|e| failed(e.is_damage(), e.into()))
             }
-        };
-        Ok(bytes)
+        }
     }
 
     fn reader(&self, bytes: Box<dyn Read + Send>) -> Result<PartReader<PartBytes>, CatalogError> {

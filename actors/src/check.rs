@@ -1,8 +1,8 @@
 //! Checking: is everything that the state promises there, and whole? Damage is named, with the files it holds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use zoneward_consensus::model::Copy as BackupCopy;
 use zoneward_sectors::crypto::sha256;
@@ -83,7 +83,7 @@ impl CheckReport {
 pub struct CheckProgress {
     pub done: AtomicU64,
     pub total: AtomicU64,
-    pub stop: AtomicBool,
+    pub stop: Arc<AtomicBool>,
 }
 
 /// Files named at most.

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use zoneward_consensus::store::StoreError;
+use zoneward_sectors::catalog::CatalogError;
 use zoneward_sectors::pack::PackError;
-use zoneward_sectors::restore::RestoreError;
+use zoneward_sectors::restore::{NoCopy, RestoreError};
 use zoneward_sectors::sector_reader::SectorReadError;
 use zoneward_sectors::sector_writer::SectorWriteError;
 use zoneward_sectors::zonekeys::ZoneSecretError;
@@ -53,8 +54,31 @@ pub enum ZoneError {
     SourceMoved { path: PathBuf, was: String, now: String },
     #[error("no target can take a sector: {0}")]
     NoTarget(String),
+    #[error(transparent)]
+    NoCopy(#[from] NoCopy),
     #[error("{0}")]
     Sector(String),
     #[error("interrupted")]
     Interrupted,
+}
+
+impl ZoneError {
+    /// True if stored bytes are wrong or gone; false where they are out of reach, or something else failed.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Read(e) => e.is_damage(),
+            Self::NoCopy(e) => e.damage,
+            Self::Catalogs(CatalogsError::Catalog(e)) | Self::Restore(RestoreError::Catalog(e)) => e.is_damage(),
+            Self::Catalogs(CatalogsError::UnknownLayer(_)) | Self::Secret(_) | Self::State { .. } => true,
+            Self::Store(StoreError::Damaged(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+// So that `?` works on what a catalog's iterator gives.
+impl From<CatalogError> for ZoneError {
+    fn from(e: CatalogError) -> Self {
+        Self::Catalogs(e.into())
+    }
 }

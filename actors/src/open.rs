@@ -1,6 +1,6 @@
 //! Opening backup sectors of the zone: whichever healthy copy of a raw sector can be reached, with the zone's key or the owner's.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use zoneward_sectors::catalog::SectorTable;
 use zoneward_sectors::crypto::Secret32;
 use zoneward_sectors::header::Header;
 use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
-use zoneward_sectors::restore::OpenSectors;
+use zoneward_sectors::restore::{NoCopy, OpenSectors};
 use zoneward_sectors::sector_reader::{Expected, SectorIn, SectorReadError, SectorReader, read_header};
 use zoneward_sectors::zonekeys::ZoneKeys;
 use zoneward_targets::{Target, TargetError};
@@ -59,7 +59,8 @@ struct Inner {
     table: SectorTable,
     copies: HashMap<SectorId, Vec<Known>>,
     open: Mutex<HashMap<u32, (CopyId, Arc<SectorReader>)>>,
-    bad: Mutex<HashSet<CopyId>>,
+    /// Copies that failed, and whether because they are damaged.
+    bad: Mutex<HashMap<CopyId, bool>>,
 }
 
 /// Opens sectors and keeps them open. Cheap to clone.
@@ -136,16 +137,19 @@ impl Opener {
     }
 
     /// A reader for a raw sector: the first copy that opens.
-    pub fn sector(&self, number: u32) -> Result<Arc<SectorReader>, String> {
+    pub fn sector(&self, number: u32) -> Result<Arc<SectorReader>, NoCopy> {
         let mut open = self.0.open.lock().unwrap_or_else(|e| e.into_inner());
         if let Some((_, r)) = open.get(&number) {
             return Ok(r.clone());
         }
-        let id = self.0.table.id(number).ok_or("the catalog names an unknown sector")?;
-        let mut why = Vec::new();
-        for k in self.0.copies.get(&id).into_iter().flatten() {
-            let bad = self.0.bad.lock().unwrap_or_else(|e| e.into_inner()).contains(&k.copy);
-            if bad || k.state == CopyState::Open {
+        let unknown = || NoCopy { why: "the catalog names an unknown sector".into(), damage: true };
+        let id = self.0.table.id(number).ok_or_else(unknown)?;
+        let (mut why, mut damage, mut tried) = (Vec::new(), false, false);
+        for k in self.0.copies.get(&id).into_iter().flatten().filter(|k| k.state != CopyState::Open) {
+            tried = true;
+            if let Some(was) = self.bad().get(&k.copy) {
+                damage |= was;
+                why.push(format!("copy {} failed before", k.copy));
                 continue;
             }
             match self.open_known(k) {
@@ -160,21 +164,27 @@ impl Opener {
                 Err(e) => {
                     let target = self.0.targets.get(&k.target).map_or_else(|| k.target.to_string(), |t| t.describe());
                     why.push(format!("copy {} on {target}: {}", k.copy, chain(&e)));
-                    self.0.bad.lock().unwrap_or_else(|e| e.into_inner()).insert(k.copy);
+                    damage |= e.is_damage();
+                    self.bad().insert(k.copy, e.is_damage());
                 }
             }
         }
-        if why.is_empty() {
+        if !tried {
             why.push("no copy of it is stored".into());
         }
-        Err(format!("sector {id} cannot be opened: {}", why.join("; ")))
+        let why = format!("sector {id} cannot be opened: {}", why.join("; "));
+        Err(NoCopy { why, damage: damage || !tried })
     }
 
-    /// The copy in use turned out damaged: the next one.
-    pub fn next_copy(&self, number: u32, _what: &str) -> Result<Arc<SectorReader>, String> {
+    fn bad(&self) -> std::sync::MutexGuard<'_, HashMap<CopyId, bool>> {
+        self.0.bad.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The copy in use could not be read: the next one.
+    pub fn next_copy(&self, number: u32, failure: &SectorReadError) -> Result<Arc<SectorReader>, NoCopy> {
         let mut open = self.0.open.lock().unwrap_or_else(|e| e.into_inner());
         if let Some((copy, _)) = open.remove(&number) {
-            self.0.bad.lock().unwrap_or_else(|e| e.into_inner()).insert(copy);
+            self.bad().insert(copy, failure.is_damage());
         }
         drop(open);
         self.sector(number)
@@ -182,12 +192,12 @@ impl Opener {
 }
 
 impl OpenSectors for Opener {
-    fn open(&self, sector: u32) -> Result<Arc<SectorReader>, String> {
+    fn open(&self, sector: u32) -> Result<Arc<SectorReader>, NoCopy> {
         self.sector(sector)
     }
 
-    fn after_damage(&self, sector: u32, what: &str) -> Result<Arc<SectorReader>, String> {
-        self.next_copy(sector, what)
+    fn after_failure(&self, sector: u32, why: &SectorReadError) -> Result<Arc<SectorReader>, NoCopy> {
+        self.next_copy(sector, why)
     }
 }
 

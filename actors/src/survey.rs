@@ -3,6 +3,7 @@
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use zoneward_consensus::model::Source;
 use zoneward_sectors::catalog::{CatalogError, Merge};
@@ -72,13 +73,22 @@ pub fn scan(source: &Source, base: Merge, compare: Compare, threads: usize) -> R
 }
 
 /// Scans a source once.
-pub fn survey(source: &Source, base: Merge, compare: Compare, threads: usize) -> Result<Survey, ZoneError> {
+pub fn survey(
+    source: &Source,
+    base: Merge,
+    compare: Compare,
+    threads: usize,
+    stop: &AtomicBool,
+) -> Result<Survey, ZoneError> {
     let mount = mount_of(&source_path(source))?;
     let mut scan = scan(source, base, compare, threads)?;
     let (mut kept, mut total) = (Vec::new(), 0usize);
     for change in scan.by_ref() {
         let change = change.map_err(|e| ZoneError::Catalogs(e.into()))?;
         total += 1;
+        if stop.load(Ordering::Relaxed) {
+            return Err(ZoneError::Interrupted);
+        }
         if total <= KEEP_MAX {
             kept.push(change);
         } else {

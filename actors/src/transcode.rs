@@ -25,7 +25,7 @@ pub(crate) fn copy_sector(
 ) -> Result<u64, ZoneError> {
     let opener = zone.opener();
     let number = zone.table().number(sector);
-    let reader = opener.sector(number).map_err(ZoneError::Sector)?;
+    let reader = opener.sector(number)?;
     let leaves = reader.leaves()?;
     let class = zone.state().sectors.get(&sector).map_or(36, |s| s.class_log2);
     let minted = mint_copy(zone, sector, class, target)?;

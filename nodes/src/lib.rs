@@ -6,6 +6,7 @@
 pub mod cli;
 mod commands;
 pub mod errors;
+mod interrupt;
 pub mod kit;
 mod output;
 mod passphrase;

@@ -144,6 +144,9 @@ fn text_line(meter: &Meter, rate: &Rate, started: Instant) -> String {
     } else {
         line.push_str(&amount(done));
     }
+    if crate::interrupt::stop().load(Ordering::Relaxed) {
+        return format!("{line}  stopping (Ctrl-C again: at once)").chars().take(width()).collect();
+    }
     if rate.moved.elapsed() > Duration::from_secs(60) {
         line.push_str(&format!("  stalled {}", units::duration(rate.moved.elapsed().as_secs_f64())));
     } else if let Some(r) = rate.rate {

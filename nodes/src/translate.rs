@@ -4,6 +4,7 @@ use zoneward_actors::errors::ZoneError;
 use zoneward_actors::home::HomeError;
 use zoneward_consensus::model::NoSuchCheckpoint;
 use zoneward_consensus::store::StoreError;
+use zoneward_sectors::restore::RestoreError;
 use zoneward_targets::{Retry, TargetError};
 
 use crate::errors::{Failure, chain, exit};
@@ -51,10 +52,13 @@ impl From<ZoneError> for Failure {
             }
             ZoneError::Interrupted => Failure::new(1900, exit::INTERRUPTED, "interrupted")
                 .help("run it again: it goes on where sealed work ended"),
-            ZoneError::Catalogs(_) | ZoneError::Read(_) | ZoneError::Sector(_) => {
-                Failure::new(1501, exit::DAMAGE, text).help("zoneward check names what is damaged")
+            ZoneError::Restore(RestoreError::Interrupted) => ZoneError::Interrupted.into(),
+            e if e.is_damage() => Failure::new(1501, exit::DAMAGE, text).help("zoneward check names what is damaged"),
+            ZoneError::Catalogs(_) | ZoneError::Read(_) | ZoneError::NoCopy(_) => {
+                Failure::new(1503, exit::TARGET, text)
+                    .help("nothing is known to be damaged: try again when the target, or its disk, can be read")
             }
-            ZoneError::Pack(_) | ZoneError::Write(_) | ZoneError::Restore(_) => Failure::new(1502, exit::FAILED, text)
+            _ => Failure::new(1502, exit::FAILED, text)
                 .help("nothing that was acknowledged is lost; mend the cause and run it again"),
         }
     }

@@ -242,6 +242,59 @@ fn a_second_process_is_refused_and_told_who_works() {
     b.expect(0, &["status"]);
 }
 
+/// Lets a child run until `ready`, then holds it, sends the signal and lets it go on: it meets the signal in its work.
+fn interrupt(mut child: std::process::Child, signal: rustix::process::Signal, ready: impl Fn() -> bool) -> Output {
+    use rustix::process::{Pid, Signal, kill_process};
+    let pid = Pid::from_child(&child);
+    while !ready() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before there was anything to interrupt");
+        std::thread::yield_now();
+    }
+    for s in [Signal::STOP, signal, Signal::CONT] {
+        kill_process(pid, s).unwrap();
+    }
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn an_interrupt_stops_cleanly_and_the_next_run_goes_on() {
+    use rustix::process::Signal;
+    let b = Bench::new();
+    for i in 0..24 {
+        fs::write(b.path("src").join(format!("{i}")), noise(i, 8 << 20)).unwrap();
+    }
+    b.init();
+    let spawn = |args: &[&str]| b.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let zone = fs::read_dir(b.path("target/zones")).unwrap().next().unwrap().unwrap().path();
+    let waiting = || fs::read_dir(zone.join("incoming")).map_or(0, |d| d.count());
+    let cut = interrupt(spawn(&["backup", "src"]), Signal::INT, || waiting() > 0);
+    assert_eq!(cut.status.code(), Some(130), "{}", String::from_utf8_lossy(&cut.stderr));
+    assert!(String::from_utf8_lossy(&cut.stderr).contains("error[ZW-1900] interrupted"));
+    // It tidied up behind itself: nothing waits half written on the target.
+    assert_eq!(waiting(), 0);
+    assert!(b.expect(0, &["backup", "src"]).contains("finished what was cut"));
+    let begun = || b.restored("out").join("0").exists();
+    let cut = interrupt(spawn(&["restore", "latest", "--to", "out"]), Signal::TERM, begun);
+    assert_eq!(cut.status.code(), Some(130), "{}", String::from_utf8_lossy(&cut.stderr));
+    b.expect(0, &["restore", "latest", "--to", "out"]);
+    assert_eq!(tree(&b.path("src")), tree(&b.restored("out")));
+    b.expect(0, &["check", "--read-data"]);
+}
+
+#[test]
+fn a_target_out_of_reach_is_told_from_damage() {
+    let b = Bench::new();
+    fill(&b.path("src"));
+    b.init();
+    b.expect(0, &["backup", "src"]);
+    fs::rename(b.path("target"), b.path("unplugged")).unwrap();
+    let all = b.expect(7, &["restore", "latest", "--to", "out"]);
+    assert!(all.contains("NOT restored"), "{all}");
+    fs::rename(b.path("unplugged"), b.path("target")).unwrap();
+    b.expect(0, &["restore", "latest", "--to", "out"]);
+    assert_eq!(tree(&b.path("src")), tree(&b.restored("out")));
+}
+
 #[test]
 fn every_command_answers_help_and_the_pages_are_made() {
     fn walk(c: &clap::Command, path: &[String], all: &mut Vec<Vec<String>>) {

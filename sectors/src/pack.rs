@@ -112,7 +112,7 @@ pub struct Progress {
     /// Bytes of raw sectors written.
     pub stored: AtomicU64,
     /// Set it to stop at the next piece.
-    pub stop: AtomicBool,
+    pub stop: Arc<AtomicBool>,
 }
 
 /// What packing one task came to.

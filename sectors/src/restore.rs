@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use crate::catalog::CatalogError;
 use crate::entry::{Entry, Kind};
 use crate::place::{Place, PlaceError};
-use crate::sector_reader::SectorReader;
+use crate::sector_reader::{SectorReadError, SectorReader};
 
 use window::Window;
 
@@ -26,10 +26,20 @@ const WINDOW_EXTENTS: usize = 192 << 10;
 
 /// Gives opened sectors by their process-wide number.
 pub trait OpenSectors: Sync {
-    /// A healthy copy of the sector; the text says why there is none.
-    fn open(&self, sector: u32) -> Result<Arc<SectorReader>, String>;
-    /// A copy turned out damaged: another one, if there is any left.
-    fn after_damage(&self, sector: u32, what: &str) -> Result<Arc<SectorReader>, String>;
+    /// A healthy copy of the sector.
+    fn open(&self, sector: u32) -> Result<Arc<SectorReader>, NoCopy>;
+    /// The copy in use could not be read: another one, if there is any left.
+    fn after_failure(&self, sector: u32, why: &SectorReadError) -> Result<Arc<SectorReader>, NoCopy>;
+}
+
+/// No copy of a sector can be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct NoCopy {
+    /// What is wrong with each copy.
+    pub why: String,
+    /// A copy's bytes are wrong or gone, rather than out of reach for now.
+    pub damage: bool,
 }
 
 /// How to restore.
@@ -49,11 +59,28 @@ pub struct Progress {
     pub bytes: AtomicU64,
     pub entries: AtomicU64,
     /// Set it to stop.
-    pub stop: AtomicBool,
+    pub stop: Arc<AtomicBool>,
 }
 
 /// Names kept in a report at most; all are counted.
 const REPORT_MAX: usize = 1000;
+
+/// Whose fault a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The place that is restored to.
+    Place,
+    /// Stored bytes are wrong or gone.
+    Damage,
+    /// Stored bytes are out of reach.
+    Unreachable,
+}
+
+impl Cause {
+    fn of_stored(damage: bool) -> Self {
+        if damage { Self::Damage } else { Self::Unreachable }
+    }
+}
 
 /// What a restore came to.
 #[derive(Debug, Default)]
@@ -67,17 +94,20 @@ pub struct RestoreReport {
     /// Paths that could not be restored, with the reason.
     pub failed: Vec<(Vec<u8>, String)>,
     pub failed_count: u64,
-    /// Failures because stored bytes are damaged or missing.
+    /// Failures because stored bytes are damaged or gone.
     pub damage_count: u64,
+    /// Failures because stored bytes could not be read for now: the target is out of reach, or its disk fails.
+    pub unreachable_count: u64,
     /// Things restored with something missing (an owner, an attribute).
     pub warnings: Vec<(Vec<u8>, String)>,
     pub warnings_count: u64,
 }
 
 impl RestoreReport {
-    fn fail(&mut self, path: &[u8], why: String, damage: bool) {
+    fn fail(&mut self, path: &[u8], why: String, cause: Cause) {
         self.failed_count += 1;
-        self.damage_count += u64::from(damage);
+        self.damage_count += u64::from(cause == Cause::Damage);
+        self.unreachable_count += u64::from(cause == Cause::Unreachable);
         if self.failed.len() < REPORT_MAX {
             self.failed.push((path.to_vec(), why));
         }
@@ -156,7 +186,7 @@ where
                     report.dirs += 1;
                     dirs.push(OpenDir { entry, at });
                 }
-                Err(e) => report.fail(&at, e.to_string(), false),
+                Err(e) => report.fail(&at, e.to_string(), Cause::Place),
             }
             continue;
         }
@@ -191,7 +221,7 @@ fn finish_dirs(
     for d in finished.into_iter().rev() {
         match placer.finish_dir(&d.at, &d.entry.meta, &d.entry.xattrs) {
             Ok(warnings) => warnings.into_iter().for_each(|w| report.warn(&d.at, w.to_string())),
-            Err(e) => report.fail(&d.at, e.to_string(), false),
+            Err(e) => report.fail(&d.at, e.to_string(), Cause::Place),
         }
     }
 }

@@ -44,15 +44,17 @@ pub enum SectorReadError {
     Other(&'static str),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error("the stored content does not match its fingerprint")]
+    Fingerprint,
     #[error("a range lies outside the sector")]
     Range,
 }
 
 impl SectorReadError {
-    /// True if the target's bytes are wrong (not merely out of reach).
+    /// True if the target's bytes are wrong or gone, not merely out of reach.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Io(e) => e.kind() == io::ErrorKind::UnexpectedEof,
+            Self::Io(e) => matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound),
             _ => true,
         }
     }

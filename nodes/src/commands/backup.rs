@@ -123,7 +123,7 @@ pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
 
 /// Runs a backup with its progress shown.
 pub(crate) fn with_progress(g: &Global, zone: &mut Zone, request: &BackupRequest) -> Result<BackupReport, Failure> {
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(Progress { stop: crate::interrupt::stop(), ..Progress::default() });
     let meter = Arc::new(Meter::default());
     meter.bytes.store(true, Ordering::Relaxed);
     let shown = {

@@ -34,7 +34,7 @@ pub fn check(g: &Global, out: Out, a: &CheckArgs) -> Result<i32, Failure> {
 
 /// Runs a check with its progress shown.
 pub(crate) fn run(g: &Global, zone: &Zone, depth: Depth) -> Result<CheckReport, Failure> {
-    let progress = Arc::new(CheckProgress::default());
+    let progress = Arc::new(CheckProgress { stop: crate::interrupt::stop(), ..CheckProgress::default() });
     let meter = Arc::new(Meter::default());
     let shown = {
         let progress = progress.clone();

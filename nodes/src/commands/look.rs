@@ -10,6 +10,7 @@ use zoneward_consensus::model::{Checkpoint, CheckpointState, TaskState};
 use zoneward_sectors::entry::{Entry, Extent, Kind};
 use zoneward_sectors::glob::Excludes;
 use zoneward_sectors::ids::CheckpointId;
+use zoneward_sectors::sector_reader::SectorReadError;
 
 use super::restore::within;
 use super::{absolute, open};
@@ -313,16 +314,16 @@ pub fn cat(g: &Global, a: &CatArgs) -> Result<i32, Failure> {
             }
             Extent::Data { sector, offset, len, fingerprint } => {
                 let read = |r: &zoneward_sectors::sector_reader::SectorReader| {
-                    let b = r.read_tar(*offset, *len, *len).map_err(|e| crate::errors::chain(&e))?;
+                    let b = r.read_tar(*offset, *len, *len)?;
                     let right = blake3_of(&zone, &b) == *fingerprint;
-                    if right { Ok(b) } else { Err("the stored content does not match its fingerprint".to_owned()) }
+                    if right { Ok(b) } else { Err(SectorReadError::Fingerprint) }
                 };
-                let first = opener.sector(*sector).map_err(ZoneError::Sector)?;
+                let first = opener.sector(*sector).map_err(ZoneError::from)?;
                 let data = match read(&first) {
                     Ok(b) => b,
                     Err(e) => {
-                        let other = opener.next_copy(*sector, &e).map_err(ZoneError::Sector)?;
-                        read(&other).map_err(ZoneError::Sector)?
+                        let other = opener.next_copy(*sector, &e).map_err(ZoneError::from)?;
+                        read(&other).map_err(ZoneError::from)?
                     }
                 };
                 put(&mut stdout, &data)?;

@@ -88,7 +88,7 @@ pub fn restore(g: &Global, out: Out, a: &RestoreArgs) -> Result<i32, Failure> {
 
 /// Runs a restore with its progress shown.
 pub(crate) fn run(g: &Global, zone: &Zone, request: &RestoreRequest<'_>) -> Result<RestoreReport, Failure> {
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(Progress { stop: crate::interrupt::stop(), ..Progress::default() });
     let meter = Arc::new(Meter::default());
     meter.bytes.store(true, Ordering::Relaxed);
     let all: u64 =
@@ -112,6 +112,7 @@ fn add(total: &mut RestoreReport, r: &RestoreReport) {
     total.kept += r.kept;
     total.failed_count += r.failed_count;
     total.damage_count += r.damage_count;
+    total.unreachable_count += r.unreachable_count;
     total.warnings_count += r.warnings_count;
     total.failed.extend(r.failed.iter().cloned());
     total.warnings.extend(r.warnings.iter().cloned());
@@ -172,7 +173,7 @@ pub(crate) fn tell(out: Out, r: &RestoreReport, to: Option<&std::path::Path>, se
     out.json(&serde_json::json!({
         "type": "summary", "schema": "zoneward.restore/1", "dry_run": false, "to": to, "files": r.files, "dirs": r.dirs,
         "others": r.others, "bytes": r.bytes, "kept": r.kept, "failed": r.failed_count, "damaged": r.damage_count,
-        "warnings": r.warnings_count, "seconds": seconds, "complete": r.failed_count == 0,
+        "unreachable": r.unreachable_count, "warnings": r.warnings_count, "seconds": seconds, "complete": r.failed_count == 0,
         "failures": r.failed.iter().map(|(p, why)| serde_json::json!({"path": show_path(p), "why": why})).collect::<Vec<_>>(),
     }));
     let kept = if r.kept > 0 { format!(" ({} were already right)", count(r.kept)) } else { String::new() };
@@ -187,9 +188,10 @@ pub(crate) fn tell(out: Out, r: &RestoreReport, to: Option<&std::path::Path>, se
     if r.failed_count > 0 {
         out.say(format!("NOT restored: {}", plural(r.failed_count, "entry", "entries")));
     }
-    match (r.damage_count, r.failed_count + r.warnings_count) {
-        (0, 0) => 0,
-        (0, _) => exit::INCOMPLETE,
+    match (r.damage_count, r.unreachable_count, r.failed_count + r.warnings_count) {
+        (0, 0, 0) => 0,
+        (0, 0, _) => exit::INCOMPLETE,
+        (0, ..) => exit::TARGET,
         _ => exit::DAMAGE,
     }
 }

@@ -29,7 +29,7 @@ fn find<'a>(zone: &'a Zone, text: &str) -> Result<&'a RawSector, Failure> {
 }
 
 fn reader(zone: &Zone, s: &RawSector) -> Result<Arc<SectorReader>, Failure> {
-    Ok(zone.opener().sector(zone.table().number(s.id)).map_err(ZoneError::Sector)?)
+    Ok(zone.opener().sector(zone.table().number(s.id)).map_err(ZoneError::from)?)
 }
 
 pub fn sector(g: &Global, out: Out, command: SectorCommand) -> Result<i32, Failure> {

@@ -28,6 +28,17 @@ pub enum CatalogError {
     Other,
 }
 
+impl CatalogError {
+    /// True if the bytes are wrong, not merely out of reach.
+    pub fn is_damage(&self) -> bool {
+        use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+        match self {
+            Self::Io(e) => matches!(e.kind(), InvalidData | NotFound | UnexpectedEof),
+            _ => true,
+        }
+    }
+}
+
 /// One thing a layer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {

@@ -65,15 +65,25 @@ where
             change => feed.small(change),
         };
         if sent.is_err() {
-            return Ok(());
+            return feed.ended();
         }
     }
-    let _ = feed.flush();
-    Ok(())
+    match feed.flush() {
+        Ok(()) => Ok(()),
+        Err(Behind) => feed.ended(),
+    }
 }
 
 impl Feed<'_> {
+    /// Why nothing more could be sent. If the stages behind are gone, they say why themselves.
+    fn ended(&self) -> Result<(), PackError> {
+        if self.shared.progress.stop.load(Ordering::Relaxed) { Err(PackError::Interrupted) } else { Ok(()) }
+    }
+
     fn send(&mut self, body: PieceBody, tar_bound: u64) -> Result<(), Behind> {
+        if self.shared.progress.stop.load(Ordering::Relaxed) {
+            return Err(Behind);
+        }
         self.permits.recv().map_err(|_| Behind)?;
         self.shared.fed.fetch_add(tar_bound, Ordering::SeqCst);
         let piece = Piece { seq: self.seq, tar_bound, body };

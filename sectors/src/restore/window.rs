@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{OpenSectors, Progress, RestoreError, RestoreReport, Settings, SharedReport, join};
+use super::{Cause, OpenSectors, Progress, RestoreError, RestoreReport, Settings, SharedReport, join};
 use crate::entry::{Entry, Extent, Kind};
 use crate::frames::FrameReader;
 use crate::fsx;
@@ -119,7 +119,7 @@ impl Window {
         for (e, at, holder) in &window.links {
             match placer.hard_link(at, holder) {
                 Ok(()) => run.count(e),
-                Err(e) => run.fail(at, e.to_string(), false),
+                Err(e) => run.fail(at, e.to_string(), Cause::Place),
             }
         }
         if settings.verify {
@@ -147,8 +147,8 @@ impl Run<'_, '_> {
         f(&mut self.report.lock().unwrap_or_else(|e| e.into_inner()));
     }
 
-    fn fail(&self, path: &[u8], why: String, damage: bool) {
-        self.with_report(|r| r.fail(path, why, damage));
+    fn fail(&self, path: &[u8], why: String, cause: Cause) {
+        self.with_report(|r| r.fail(path, why, cause));
     }
 
     fn count(&self, e: &Entry) {
@@ -180,7 +180,7 @@ impl Run<'_, '_> {
         };
         if threads == 1 {
             work(0);
-            return Ok(());
+            return self.not_stopped();
         }
         std::thread::scope(|scope| {
             let mut handles = Vec::new();
@@ -189,7 +189,13 @@ impl Run<'_, '_> {
                 handles.push(t.spawn_scoped(scope, move || work(i)).map_err(RestoreError::Resources)?);
             }
             handles.into_iter().try_for_each(|h| h.join().map_err(|_| RestoreError::Threads))
-        })
+        })?;
+        self.not_stopped()
+    }
+
+    /// What was stopped half way is never taken for done.
+    fn not_stopped(&self) -> Result<(), RestoreError> {
+        if self.progress.stop.load(Ordering::Relaxed) { Err(RestoreError::Interrupted) } else { Ok(()) }
     }
 
     fn simple(&self, placer: &mut Placer<'_>, e: &Entry, at: &[u8]) {
@@ -210,7 +216,7 @@ impl Run<'_, '_> {
                     self.with_report(|r| warnings.into_iter().for_each(|w| r.warn(at, w.to_string())));
                 }
             }
-            Err(err) => self.fail(at, err.to_string(), false),
+            Err(err) => self.fail(at, err.to_string(), Cause::Place),
         }
     }
 
@@ -244,7 +250,10 @@ impl Run<'_, '_> {
                     split(&reader, sector, stretches, at..end, &mut tasks);
                     readers.insert(sector, reader);
                 }
-                Err(why) => self.lose(&stretches[at..end], &why),
+                Err(no) => {
+                    let mut placer = self.place.worker();
+                    self.lose(&mut placer, &stretches[at..end], &no.why, Cause::of_stored(no.damage));
+                }
             }
             at = end;
         }
@@ -252,17 +261,16 @@ impl Run<'_, '_> {
     }
 
     /// None of these stretches can be had.
-    fn lose(&self, stretches: &[Stretch], why: &str) {
-        let mut placer = self.place.worker();
+    fn lose(&self, placer: &mut Placer<'_>, stretches: &[Stretch], why: &str, cause: Cause) {
         for s in stretches {
-            self.lost(&mut placer, s, why);
+            self.lost(placer, s, why, cause);
         }
     }
 
-    fn lost(&self, placer: &mut Placer<'_>, s: &Stretch, why: &str) {
+    fn lost(&self, placer: &mut Placer<'_>, s: &Stretch, why: &str, cause: Cause) {
         let Some(w) = self.window.files.get(s.file as usize) else { return };
         if !w.failed.swap(true, Ordering::SeqCst) {
-            self.fail(&w.at, why.to_owned(), true);
+            self.fail(&w.at, why.to_owned(), cause);
         }
         self.one_less(placer, w);
     }
@@ -276,11 +284,12 @@ impl Run<'_, '_> {
     ) {
         let mine = &stretches[task.stretches.clone()];
         let Some(reader) = readers.get(&task.sector) else { return };
-        let mut opened = open_frames(reader, mine);
-        if let Err(e) = &opened
-            && let Ok(other) = self.sectors.after_damage(task.sector, &e.to_string())
-        {
-            opened = open_frames(&other, mine);
+        let mut opened = open_frames(reader, mine).map_err(read_failure);
+        if let Err((_, e)) = &opened {
+            opened = match self.sectors.after_failure(task.sector, e) {
+                Ok(other) => open_frames(&other, mine).map_err(read_failure),
+                Err(no) => return self.lose(placer, mine, &no.why, Cause::of_stored(no.damage)),
+            };
         }
         match opened {
             Ok((tar, start)) => {
@@ -290,7 +299,7 @@ impl Run<'_, '_> {
                 }
                 TAR_BUFFER.with(|b| *b.borrow_mut() = tar);
             }
-            Err(e) => mine.iter().for_each(|s| self.lost(placer, s, &e.to_string())),
+            Err((cause, e)) => self.lose(placer, mine, &e.to_string(), cause),
         }
     }
 
@@ -300,7 +309,7 @@ impl Run<'_, '_> {
             return self.one_less(placer, w);
         }
         if *blake3::keyed_hash(&self.settings.fingerprint_key, data).as_bytes() != s.fingerprint {
-            return self.lost(placer, s, "the stored content does not match its fingerprint");
+            return self.lost(placer, s, "the stored content does not match its fingerprint", Cause::Damage);
         }
         self.progress.bytes.fetch_add(s.len, Ordering::Relaxed);
         if let [Extent::Data { .. }] = w.entry.extents[..] {
@@ -314,7 +323,7 @@ impl Run<'_, '_> {
         if let Err(e) = written
             && !w.failed.swap(true, Ordering::SeqCst)
         {
-            self.fail(&w.at, e.to_string(), false);
+            self.fail(&w.at, e.to_string(), Cause::Place);
         }
         self.with_report(|r| r.bytes += s.len);
         self.one_less(placer, w);
@@ -375,7 +384,8 @@ impl Run<'_, '_> {
 
     fn verify(&self, placer: &mut Placer<'_>, w: &Wanted) {
         if !w.failed.load(Ordering::SeqCst) && !self.is_right(placer, w) {
-            self.fail(&w.at, "what was written does not read back as it should: is the disk failing?".into(), false);
+            let why = "what was written does not read back as it should: is the disk failing?";
+            self.fail(&w.at, why.into(), Cause::Place);
         }
     }
 
@@ -402,6 +412,10 @@ impl Run<'_, '_> {
         }
         true
     }
+}
+
+fn read_failure(e: SectorReadError) -> (Cause, SectorReadError) {
+    (Cause::of_stored(e.is_damage()), e)
 }
 
 /// Whether nothing but a hole lies there.
