@@ -2,11 +2,13 @@
 
 mod backend;
 mod rows;
+mod seal;
+mod tables;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{Database, Durability, StorageBackend};
 use zoneward_sectors::ids::NodeId;
 
 use crate::apply::{Outcome, Refusal, Row, apply};
@@ -14,16 +16,12 @@ use crate::command::{Command, DecodeError, Entry, LEVEL};
 use crate::limits::LOG_KEPT;
 use crate::model::State;
 
+use tables::{Batch, Head, SCHEMA};
+
 pub use backend::FileBackend;
 
-/// The store's own version: a newer one is refused.
-const SCHEMA: u64 = 1;
 /// Bytes of page cache: the file is small.
 const CACHE_LEN: usize = 8 << 20;
-
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
 
 /// Why the store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +32,11 @@ pub enum StoreError {
     Busy,
     #[error("the zone's state has version {0}, this program knows {SCHEMA}: use a newer zoneward")]
     Newer(u64),
+    #[error(
+        "the zone's state has version {0}, which was never released and is not read: make the zone anew, or use the \
+         program that wrote it"
+    )]
+    Older(u64),
     #[error("the zone's state is damaged: {0}")]
     Damaged(String),
     #[error("reading the zone's state failed: see that its disk works, then try again")]
@@ -52,6 +55,7 @@ pub enum StoreError {
 /// The store of one zone on one node.
 pub struct Store {
     db: Database,
+    head: Head,
     state: State,
     poisoned: bool,
 }
@@ -98,34 +102,13 @@ impl Store {
     fn load(backend: impl StorageBackend) -> Result<Self, StoreError> {
         let opened = Database::builder().set_cache_size(CACHE_LEN).create_with_backend(backend);
         let db = opened.map_err(unreadable)?;
-        let mut state = State::default();
-        let read = db.begin_read().map_err(unreadable)?;
-        match read.open_table(META) {
-            Ok(meta) => {
-                let get = |k| meta.get(k).map(|v| v.map(|v| v.value())).map_err(unreadable);
-                let schema = get("schema")?.unwrap_or(0);
-                if schema > SCHEMA {
-                    return Err(StoreError::Newer(schema));
-                }
-                state.revision = get("revision")?.unwrap_or(0);
-                state.next_seq = get("next_seq")?.unwrap_or(0);
-                state.last_time_ms = get("last_time_ms")?.unwrap_or(0);
-                let rows = read.open_table(ROWS).map_err(unreadable)?;
-                for row in rows.iter().map_err(unreadable)? {
-                    let (key, value) = row.map_err(unreadable)?;
-                    rows::load(&mut state, key.value(), value.value()).map_err(StoreError::Damaged)?;
-                }
-            }
-            Err(redb::TableError::TableDoesNotExist(_)) => {}
-            Err(e) => return Err(unreadable(e)),
-        }
-        drop(read);
+        let (head, state) = tables::load(&db)?.unwrap_or_default();
         // A zone that speaks more than this release would be changed by rules that this release does not know.
         match state.zone.as_ref().map(|z| z.feature_level) {
             Some(level) if level > LEVEL => return Err(StoreError::Newer(level.into())),
             _ => {}
         }
-        Ok(Self { db, state, poisoned: false })
+        Ok(Self { db, head, state, poisoned: false })
     }
 
     /// The zone as it is. After a failed [`propose`](Self::propose) this may be ahead of the disk: open the store again.
@@ -154,38 +137,23 @@ impl Store {
         Ok(outcome)
     }
 
-    fn commit(&self, index: u64, entry: &Entry, rows: &BTreeSet<Row>) -> Result<(), StoreError> {
-        let next = &self.state;
+    fn commit(&mut self, index: u64, entry: &Entry, rows: &BTreeSet<Row>) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(entry).map_err(write_error)?;
-        let tx = self.db.begin_write().map_err(write_error)?;
-        {
-            let mut log = tx.open_table(LOG).map_err(write_error)?;
-            log.insert(index, &bytes[..]).map_err(write_error)?;
-            if index > LOG_KEPT {
-                log.remove(index - LOG_KEPT).map_err(write_error)?;
-            }
-            let mut table = tx.open_table(ROWS).map_err(write_error)?;
-            for row in rows {
-                let key = rows::key(row);
-                match rows::value(next, row).map_err(write_error)? {
-                    Some(v) => drop(table.insert(&key[..], &v[..]).map_err(write_error)?),
-                    None => drop(table.remove(&key[..]).map_err(write_error)?),
-                }
-            }
-            let mut meta = tx.open_table(META).map_err(write_error)?;
-            let numbers = [
-                ("schema", SCHEMA),
-                ("revision", next.revision),
-                ("next_seq", next.next_seq),
-                ("last_time_ms", next.last_time_ms),
-            ];
-            for (k, v) in numbers {
-                meta.insert(k, v).map_err(write_error)?;
-            }
+        let mut batch = Batch::begin(&self.db, &self.head, Durability::Immediate)?;
+        batch.append([(index, bytes)])?;
+        if index > LOG_KEPT {
+            batch.cut(0..=index - LOG_KEPT)?;
         }
-        tx.commit().map_err(write_error)
+        batch.put_rows(rows::changed(&self.state, rows).map_err(write_error)?)?;
+        batch.head.revision = self.state.revision;
+        batch.head.next_seq = self.state.next_seq;
+        batch.head.last_time_ms = self.state.last_time_ms;
+        self.head = batch.commit()?;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod trial;
