@@ -2,6 +2,14 @@
 
 /// Entries of the log kept in the store: enough to look back at, bounded.
 pub const LOG_KEPT: u64 = 10_000;
+/// Bytes of entries read or sent together; one entry may be longer.
+pub const BATCH_LEN_MAX: usize = 4 << 20;
+/// Bytes of one line of a snapshot: a record grows with what belongs to it.
+pub const SNAPSHOT_LINE_LEN_MAX: u64 = 256 << 20;
+/// Bytes of a snapshot.
+pub const SNAPSHOT_LEN_MAX: u64 = EXPORT_LEN_MAX;
+/// Bytes of a snapshot sent together.
+pub const CHUNK_LEN_MAX: u64 = 1 << 20;
 /// Warnings kept for one task; the rest are counted.
 pub const WARNINGS_MAX: usize = 1000;
 /// Bytes of one command.

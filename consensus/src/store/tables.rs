@@ -1,14 +1,19 @@
 //! The tables of the file: what is in them, how it is read, and the only way to write it.
 
+use std::ops::RangeBounds;
+
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
     WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
 
+use zoneward_sectors::ids::NodeId;
+
 use super::seal::{Sum, Tally, seal, unseal};
 use super::{StoreError, rows, unreadable, write_error};
 use crate::model::State;
+use crate::raft::{LogEntry, LogId, Membership, SnapshotMeta, Vote};
 
 /// The store's own version: any other is refused.
 pub const SCHEMA: u64 = 2;
@@ -22,11 +27,44 @@ const META_1: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// What the store knows besides log and records. One row, so that it is of one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Head {
-    pub revision: u64,
+    /// Whose store this is; `None` until it is first used.
+    pub node: Option<NodeId>,
+    /// The vote given, never taken back.
+    pub vote: Option<Vote>,
+    /// The newest entry known to be committed. It may lag.
+    pub committed: Option<LogId>,
+    /// The last entry that was taken out of the log's beginning.
+    pub purged: Option<LogId>,
+    /// The last entry of the log, or `purged` if it is empty.
+    pub last: Option<LogId>,
+    /// The last entry that the records show.
+    pub applied: Option<LogId>,
+    /// Who belongs to the zone as of `applied`.
+    pub membership: Membership,
+    /// The snapshot that a node far behind is sent.
+    pub snapshot: Option<SnapshotMeta>,
+    /// Snapshots made or received so far: their files get names that were never used.
+    pub snapshots: u64,
     pub next_seq: u64,
     pub last_time_ms: u64,
     pub rows: Tally,
     pub log: Tally,
+}
+
+impl Head {
+    /// The state's revision: number of the last entry applied.
+    pub fn revision(&self) -> u64 {
+        self.applied.map_or(0, |id| id.index)
+    }
+}
+
+/// All that is in a file.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    pub head: Head,
+    pub state: State,
+    /// Who belongs to the zone by the last entry of the log that says so, applied or not.
+    pub effective: Membership,
 }
 
 fn damaged(what: impl std::fmt::Display) -> StoreError {
@@ -34,7 +72,7 @@ fn damaged(what: impl std::fmt::Display) -> StoreError {
 }
 
 /// What is in the file; `None` if it is new. Every row is checked.
-pub fn load(db: &Database) -> Result<Option<(Head, State)>, StoreError> {
+pub fn load(db: &Database) -> Result<Option<Loaded>, StoreError> {
     let read = db.begin_read().map_err(unreadable)?;
     let meta = match read.open_table(META) {
         Ok(meta) => meta,
@@ -45,22 +83,87 @@ pub fn load(db: &Database) -> Result<Option<(Head, State)>, StoreError> {
         Err(TableError::TableTypeMismatch { .. }) => return Err(older(&read)),
         Err(e) => return Err(unreadable(e)),
     };
-    let row = |key: &str| -> Result<Vec<u8>, StoreError> {
-        let row = meta.get(key).map_err(unreadable)?;
-        let row = row.ok_or_else(|| StoreError::Damaged(format!("the record {key} is missing")))?;
-        Ok(unseal("meta", key.as_bytes(), row.value()).ok_or_else(|| damaged(key))?.0.to_vec())
-    };
-    let text = row("schema")?;
+    let text = meta_row(&meta, "schema")?;
     match std::str::from_utf8(&text).ok().and_then(|t| t.parse().ok()) {
         Some(SCHEMA) => {}
         Some(n) if n < SCHEMA => return Err(StoreError::Older(n)),
         Some(n) => return Err(StoreError::Newer(n)),
         None => return Err(StoreError::Damaged("its version is no number".into())),
     }
-    let head: Head = serde_json::from_slice(&row("head")?).map_err(|e| StoreError::Damaged(e.to_string()))?;
+    let head = head_of(&meta)?;
     let state = load_rows(&read, &head)?;
-    check_log(&read, &head)?;
-    Ok(Some((head, state)))
+    let effective = check_log(&read, &head)?;
+    Ok(Some(Loaded { head, state, effective }))
+}
+
+fn meta_row(meta: &ReadOnlyTable<&str, &[u8]>, key: &str) -> Result<Vec<u8>, StoreError> {
+    let row = meta.get(key).map_err(unreadable)?;
+    let row = row.ok_or_else(|| StoreError::Damaged(format!("the record {key} is missing")))?;
+    Ok(unseal("meta", key.as_bytes(), row.value()).ok_or_else(|| damaged(key))?.0.to_vec())
+}
+
+fn head_of(meta: &ReadOnlyTable<&str, &[u8]>) -> Result<Head, StoreError> {
+    serde_json::from_slice(&meta_row(meta, "head")?).map_err(|e| StoreError::Damaged(e.to_string()))
+}
+
+/// What the store knew at the moment of this transaction.
+pub fn head(read: &ReadTransaction) -> Result<Head, StoreError> {
+    head_of(&read.open_table(META).map_err(unreadable)?)
+}
+
+/// Gives each record, checked, as key and JSON.
+pub fn each_row(
+    read: &ReadTransaction,
+    mut give: impl FnMut(&str, &[u8], Sum) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let table = match read.open_table(ROWS) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+        Err(e) => return Err(unreadable(e)),
+    };
+    for row in table.iter().map_err(unreadable)? {
+        let (key, value) = row.map_err(unreadable)?;
+        let key = key.value();
+        let (value, sum) = unseal("rows", key.as_bytes(), value.value()).ok_or_else(|| damaged(key))?;
+        give(key, value, sum)?;
+    }
+    Ok(())
+}
+
+/// Entries of the log from `range`, in order, until their bytes come to `len_max`; at least one if there is one.
+pub fn entries(
+    read: &ReadTransaction,
+    range: impl RangeBounds<u64>,
+    len_max: usize,
+) -> Result<Vec<LogEntry>, StoreError> {
+    let table = match read.open_table(LOG) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(e) => return Err(unreadable(e)),
+    };
+    let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+    let (mut out, mut len) = (Vec::new(), 0);
+    for row in table.range(bounds).map_err(unreadable)? {
+        let (key, value) = row.map_err(unreadable)?;
+        let (entry, _) = entry(key.value(), value.value())?;
+        len += value.value().len();
+        if len > len_max && !out.is_empty() {
+            break;
+        }
+        out.push(entry);
+    }
+    Ok(out)
+}
+
+fn entry(index: u64, row: &[u8]) -> Result<(LogEntry, Sum), StoreError> {
+    let (value, sum) =
+        unseal("log", &index.to_be_bytes(), row).ok_or_else(|| damaged(format_args!("entry {index} of the log")))?;
+    let entry: LogEntry =
+        serde_json::from_slice(value).map_err(|e| StoreError::Damaged(format!("entry {index} of the log: {e}")))?;
+    if entry.log_id.index != index {
+        return Err(StoreError::Damaged(format!("entry {index} of the log is another one")));
+    }
+    Ok((entry, sum))
 }
 
 /// Schema 1 kept numbers in `meta`.
@@ -74,43 +177,50 @@ fn older(read: &ReadTransaction) -> StoreError {
 }
 
 fn load_rows(read: &ReadTransaction, head: &Head) -> Result<State, StoreError> {
-    let mut state =
-        State { revision: head.revision, next_seq: head.next_seq, last_time_ms: head.last_time_ms, ..State::default() };
+    let mut state = State {
+        revision: head.revision(),
+        next_seq: head.next_seq,
+        last_time_ms: head.last_time_ms,
+        ..State::default()
+    };
     let mut tally = Tally::default();
-    let table = read.open_table(ROWS).map_err(unreadable)?;
-    for row in table.iter().map_err(unreadable)? {
-        let (key, value) = row.map_err(unreadable)?;
-        let key = key.value();
-        let (value, sum) = unseal("rows", key.as_bytes(), value.value()).ok_or_else(|| damaged(key))?;
+    each_row(read, |key, value, sum| {
         tally.add(sum);
-        rows::load(&mut state, key, value).map_err(StoreError::Damaged)?;
-    }
+        rows::load(&mut state, key, value).map_err(StoreError::Damaged)
+    })?;
     if tally != head.rows {
         return Err(StoreError::Damaged("records are missing or old".into()));
     }
     Ok(state)
 }
 
-/// The log is whole, without a gap, and ends at the newest entry.
-fn check_log(read: &ReadTransaction, head: &Head) -> Result<(), StoreError> {
+/// The log is whole, without a gap, and begins and ends where the head says. Answers the membership in force.
+fn check_log(read: &ReadTransaction, head: &Head) -> Result<Membership, StoreError> {
     let mut tally = Tally::default();
-    let mut last: Option<u64> = None;
-    let table = read.open_table(LOG).map_err(unreadable)?;
+    let mut last = head.purged;
+    let mut effective = head.membership.clone();
+    let table = match read.open_table(LOG) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) if head.log == tally => return Ok(effective),
+        Err(e) => return Err(unreadable(e)),
+    };
     for row in table.iter().map_err(unreadable)? {
         let (key, value) = row.map_err(unreadable)?;
-        let index = key.value();
-        let (_, sum) = unseal("log", &index.to_be_bytes(), value.value())
-            .ok_or_else(|| damaged(format_args!("entry {index} of the log")))?;
+        let (entry, sum) = entry(key.value(), value.value())?;
         tally.add(sum);
-        if last.is_some_and(|l| l.checked_add(1) != Some(index)) {
-            return Err(StoreError::Damaged(format!("the log has a gap before entry {index}")));
+        let id = entry.log_id;
+        if last.is_some_and(|l| l.index.checked_add(1) != Some(id.index)) {
+            return Err(StoreError::Damaged(format!("the log has a gap before entry {}", id.index)));
         }
-        last = Some(index);
+        last = Some(id);
+        if let (true, openraft::EntryPayload::Membership(m)) = (Some(id) > head.applied, entry.payload) {
+            effective = Membership::new(Some(id), m);
+        }
     }
-    if tally != head.log {
+    if tally != head.log || last != head.last {
         return Err(StoreError::Damaged("entries of the log are missing or old".into()));
     }
-    Ok(())
+    Ok(effective)
 }
 
 /// One transaction under way: nothing of it is there before it is committed.
@@ -146,20 +256,36 @@ impl Batch {
         Ok(())
     }
 
-    /// Puts entries into the log.
-    pub fn append(&mut self, entries: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Result<(), StoreError> {
+    /// Takes all records out.
+    pub fn clear_rows(&mut self) -> Result<(), StoreError> {
+        let mut table = self.tx.open_table(ROWS).map_err(write_error)?;
+        while table.pop_first().map_err(write_error)?.is_some() {}
+        self.head.rows = Tally::default();
+        Ok(())
+    }
+
+    /// Puts entries into the log. It never gets a gap; raft gives up old entries before it writes others in their place.
+    pub fn append<'a>(&mut self, entries: impl IntoIterator<Item = &'a LogEntry>) -> Result<(), StoreError> {
         let mut table = self.tx.open_table(LOG).map_err(write_error)?;
-        for (index, value) in entries {
-            let (row, sum) = seal("log", &index.to_be_bytes(), &value);
+        for entry in entries {
+            let id = entry.log_id;
+            if self.head.last.is_some_and(|last| id.index > last.index.saturating_add(1)) {
+                return Err(StoreError::Disorder(format!("an entry {id} after {:?}", self.head.last)));
+            }
+            let value = serde_json::to_vec(entry).map_err(write_error)?;
+            let (row, sum) = seal("log", &id.index.to_be_bytes(), &value);
             self.head.log.add(sum);
-            if let Some(old) = table.insert(index, &row[..]).map_err(write_error)? {
+            if self.head.last.is_none_or(|last| last.index <= id.index) {
+                self.head.last = Some(id);
+            }
+            if let Some(old) = table.insert(id.index, &row[..]).map_err(write_error)? {
                 self.head.log.remove(Sum::carried(old.value()).ok_or_else(|| damaged("an entry of the log"))?);
             }
         }
         Ok(())
     }
 
-    /// Takes entries of these numbers out of the log.
+    /// Takes entries of these numbers out of the log. The caller says what that makes of its beginning and end.
     pub fn cut(&mut self, range: std::ops::RangeInclusive<u64>) -> Result<(), StoreError> {
         let mut table = self.tx.open_table(LOG).map_err(write_error)?;
         let found = table.range(range).map_err(write_error)?;

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use zoneward_sectors::ids::Digest;
 
-use super::seal::{seal, unseal};
-use super::tables::{LOG, META, ROWS};
+use super::seal::seal;
+use super::tables::{Batch, LOG, META, ROWS};
 use super::trial::Trial;
 use super::*;
 use crate::samples::{self as s, hash};
@@ -18,13 +18,16 @@ fn propose(store: &mut Store, command: &Command) -> Result<Outcome, StoreError> 
 /// What a disk's bytes open as. Log and records must be of one moment.
 fn reopened(image: Vec<u8>) -> Digest {
     let store = Store::open_on(Trial::of(image)).unwrap();
-    let read = store.db.begin_read().unwrap();
+    let read = store.ledger.db.begin_read().unwrap();
     let logged = match read.open_table(LOG) {
         Ok(log) => log.last().unwrap().map_or(0, |(index, _)| index.value()),
         Err(redb::TableError::TableDoesNotExist(_)) => 0,
         Err(e) => panic!("{e}"),
     };
     assert_eq!(logged, store.state().revision, "the log and the records are of different moments");
+    if logged > 0 {
+        assert_eq!(store.ledger.head.vote, Some(Vote::new_committed(1, s::node())));
+    }
     hash(store.state())
 }
 
@@ -80,7 +83,7 @@ fn tampered(change: impl FnOnce(&redb::WriteTransaction)) -> Result<Store, Store
     for command in s::story() {
         propose(&mut store, &command).unwrap();
     }
-    let tx = store.db.begin_write().unwrap();
+    let tx = store.ledger.db.begin_write().unwrap();
     change(&tx);
     tx.commit().unwrap();
     drop(store);
@@ -126,7 +129,7 @@ fn with_record(key: &str, value: &[u8]) -> Result<Store, StoreError> {
     for command in s::story() {
         propose(&mut store, &command).unwrap();
     }
-    let mut batch = Batch::begin(&store.db, &store.head, Durability::Immediate).unwrap();
+    let mut batch = Batch::begin(&store.ledger.db, &store.ledger.head, Durability::Immediate).unwrap();
     batch.put_rows([(key.to_owned(), Some(value.to_vec()))]).unwrap();
     batch.commit().unwrap();
     drop(store);
@@ -205,7 +208,7 @@ fn no_changed_bit_opens_as_another_state_and_no_cut_opens_at_all() {
     for command in s::story() {
         propose(&mut store, &command).unwrap();
     }
-    let whole = (store.head.clone(), store.state.clone());
+    let whole = (store.ledger.head.clone(), store.state.clone());
     drop(store);
     let bytes = disk.disk().live.clone();
     let (mut damaged, mut same, mut silent) = (0, 0, Vec::new());
@@ -215,7 +218,7 @@ fn no_changed_bit_opens_as_another_state_and_no_cut_opens_at_all() {
         image[at] ^= 1 << (i % 8);
         match Store::open_on(Trial::of(image)) {
             Ok(store) => {
-                let found = (&store.head, &store.state) == (&whole.0, &whole.1);
+                let found = (&store.ledger.head, &store.state) == (&whole.0, &whole.1);
                 if found {
                     same += 1
                 } else {
@@ -245,17 +248,16 @@ fn the_log_holds_what_was_applied_and_is_trimmed() {
     let mut store = Store::open_on(Trial::default()).unwrap();
     propose(&mut store, &s::create_zone()).unwrap();
     // As if most of the log had been written: one entry in, one out.
-    store.state.revision = LOG_KEPT;
+    let id = LogId::new(CommittedLeaderId::new(1, s::node()), LOG_KEPT - 1);
+    (store.ledger.head.last, store.ledger.head.applied) = (Some(id), Some(id));
     for _ in 0..3 {
         propose(&mut store, &Command::Verified { copies: Vec::new(), read: false }).unwrap();
     }
-    let read = store.db.begin_read().unwrap();
-    let log = read.open_table(LOG).unwrap();
-    let kept: Vec<u64> = log.iter().unwrap().map(|e| e.unwrap().0.value()).collect();
-    assert_eq!(kept, [LOG_KEPT + 1, LOG_KEPT + 2, LOG_KEPT + 3], "entry 1 is gone");
-    let row = log.get(LOG_KEPT + 2).unwrap().unwrap();
-    let (bytes, _) = unseal("log", &(LOG_KEPT + 2).to_be_bytes(), row.value()).unwrap();
-    let entry: Entry = serde_json::from_slice(bytes).unwrap();
+    let kept = store.ledger.entries(.., usize::MAX).unwrap();
+    let indexes: Vec<u64> = kept.iter().map(|e| e.log_id.index).collect();
+    assert_eq!(indexes, [LOG_KEPT, LOG_KEPT + 1, LOG_KEPT + 2], "entries 0 and 1 are gone");
+    assert_eq!(store.ledger.head.purged.map(|id| id.index), Some(1));
+    let EntryPayload::Normal(entry) = &kept[2].payload else { panic!("{:?}", kept[2]) };
     assert_eq!(entry.command().unwrap(), Command::Verified { copies: Vec::new(), read: false });
 }
 
