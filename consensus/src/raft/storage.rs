@@ -13,8 +13,8 @@ use redb::{Database, Durability, ReadableDatabase};
 use zoneward_sectors::ids::NodeId;
 
 use super::snapshot_file::SnapshotFile;
-use super::types::{LogEntry, LogId, Peer, Reply, SnapshotMeta, Types, Vote};
-use crate::limits::BATCH_LEN_MAX;
+use super::types::{LogEntry, LogId, Membership, Peer, Reply, SnapshotMeta, Types, Vote};
+use crate::limits::APPEND_LEN_MAX;
 use crate::model::State;
 use crate::store::ledger::{self, Ledger};
 use crate::store::snapshot::Snapshots;
@@ -31,9 +31,20 @@ struct Inner {
     /// The newest state. Whoever looks takes a clone of the `Arc`; it is copied only if someone still looks at the old
     /// one when the next entry is applied.
     state: Mutex<Arc<State>>,
+    /// Who belongs to the zone as of the last entry applied.
+    members: Mutex<Arc<Membership>>,
     db: Arc<Database>,
     snapshots: Snapshots,
     inline: bool,
+}
+
+impl Inner {
+    fn know_members(&self, ledger: &Ledger) {
+        let mut members = lock(&self.members);
+        if **members != ledger.head.membership {
+            *members = Arc::new(ledger.head.membership.clone());
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,18 +75,25 @@ fn write_failed(e: StoreError) -> Failed {
 impl Storage {
     /// Takes over a store. `inline` runs every call in place, for simulations; otherwise calls run on tokio's threads,
     /// so that a slow disk does not hold up heartbeats.
-    pub fn new(store: Store, node: NodeId, snapshots: &Path, inline: bool) -> Result<Self, StoreError> {
+    pub(crate) fn new(store: Store, node: NodeId, snapshots: &Path, inline: bool) -> Result<Self, StoreError> {
         let Store { mut ledger, state } = store;
         ledger.claim(node)?;
         let snapshots = Snapshots::open(snapshots, ledger.head.snapshot.as_ref())?;
         let db = Arc::clone(&ledger.db);
-        let inner = Inner { ledger: Mutex::new(ledger), state: Mutex::new(Arc::new(state)), db, snapshots, inline };
+        let members = Mutex::new(Arc::new(ledger.head.membership.clone()));
+        let state = Mutex::new(Arc::new(state));
+        let inner = Inner { ledger: Mutex::new(ledger), state, members, db, snapshots, inline };
         Ok(Self(Arc::new(inner)))
     }
 
     /// The newest state that this node has applied.
-    pub fn view(&self) -> Arc<State> {
+    pub(crate) fn view(&self) -> Arc<State> {
         Arc::clone(&lock(&self.0.state))
+    }
+
+    /// Who belongs to the zone as of the last entry applied.
+    pub(crate) fn members(&self) -> Arc<Membership> {
+        Arc::clone(&lock(&self.0.members))
     }
 
     /// Runs a call that may wait for the disk.
@@ -143,7 +161,7 @@ impl RaftLogReader<Types> for Storage {
         if start >= end {
             return Ok(Vec::new());
         }
-        self.read((Bound::Included(start), Bound::Excluded(end)), BATCH_LEN_MAX).await
+        self.read((Bound::Included(start), Bound::Excluded(end)), APPEND_LEN_MAX).await
     }
 }
 
@@ -214,6 +232,7 @@ impl RaftStateMachine<Types> for Storage {
             let (replies, changes) = ledger::run(Arc::make_mut(&mut lock(&inner.state)), &entries)?;
             // Log and state share one file, and the log is durable: after a crash this is done again.
             ledger.write(Durability::None, |batch| changes.put(batch))?;
+            inner.know_members(&ledger);
             Ok(replies)
         });
         applied.await.map_err(write_failed)
@@ -235,6 +254,7 @@ impl RaftStateMachine<Types> for Storage {
             let mut ledger = lock(&inner.ledger);
             let state = inner.snapshots.install(&mut ledger, &meta, file)?;
             *lock(&inner.state) = Arc::new(state);
+            inner.know_members(&ledger);
             Ok(())
         });
         installed.await.map_err(write_failed)

@@ -52,7 +52,7 @@ impl Disk {
     }
 
     /// Only what was synced; each prefix of the rest in order; some of it in any choice, one write torn.
-    fn take_images(&mut self) {
+    pub(crate) fn take_images(&mut self) {
         self.images.push(self.durable.clone());
         let pending = self.pending.clone();
         let mut prefix = self.durable.clone();
@@ -130,8 +130,8 @@ impl StorageBackend for Trial {
         if d.record {
             d.take_images();
         }
-        d.durable = d.live.clone();
-        d.pending.clear();
+        let d = &mut *d;
+        d.pending.drain(..).for_each(|change| change.make(&mut d.durable));
         Ok(())
     }
 
