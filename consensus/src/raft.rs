@@ -10,6 +10,8 @@ pub(crate) mod net;
 mod network;
 mod node;
 mod runtime;
+#[cfg(test)]
+mod sim;
 mod snapshot_file;
 mod storage;
 mod types;

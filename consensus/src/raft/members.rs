@@ -41,6 +41,7 @@ impl Consensus {
 
     /// One change at a time. A change that was cut in its middle, with two sets of voters in force, is finished first.
     async fn change(&self, change: ChangeMembers<NodeId, Peer>, retain: bool) -> Result<(), ProposeError> {
+        self.must_lead()?;
         let Ok(_one) = self.0.changing.try_lock() else {
             return Err(ProposeError::Members("another change is under way: try again when it is done".into()));
         };

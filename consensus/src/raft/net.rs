@@ -33,12 +33,13 @@ struct Inner {
     cuts: BTreeSet<(NodeId, NodeId)>,
     weather: Weather,
     dice: u64,
+    messages: u64,
 }
 
 impl Net {
     pub fn new(seed: u64, weather: Weather) -> Arc<Self> {
         let (nodes, cuts) = (BTreeMap::new(), BTreeSet::new());
-        Arc::new(Self(Mutex::new(Inner { nodes, cuts, weather, dice: seed })))
+        Arc::new(Self(Mutex::new(Inner { nodes, cuts, weather, dice: seed, messages: 0 })))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -50,6 +51,25 @@ impl Net {
         let mut i = self.inner();
         i.dice = i.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (i.dice >> 33) % n.max(1)
+    }
+
+    pub fn messages(&self) -> u64 {
+        self.inner().messages
+    }
+
+    pub fn calm(&self, weather: Weather) {
+        self.inner().weather = weather;
+    }
+
+    pub fn get(&self, id: NodeId) -> Option<Consensus> {
+        self.inner().nodes.get(&id).cloned()
+    }
+
+    /// Any node that runs.
+    pub fn any(&self) -> Option<Consensus> {
+        let nodes: Vec<Consensus> = self.inner().nodes.values().cloned().collect();
+        let at = self.roll(nodes.len() as u64) as usize;
+        nodes.into_iter().nth(at)
     }
 
     /// Makes a node reachable.
@@ -85,7 +105,8 @@ impl Net {
     /// One way of one message: how long it takes; `None` if it never arrives.
     fn way(&self, from: NodeId, to: NodeId) -> Option<Duration> {
         let weather = {
-            let i = self.inner();
+            let mut i = self.inner();
+            i.messages += 1;
             if i.cuts.contains(&(from, to)) {
                 return None;
             }

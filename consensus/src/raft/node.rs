@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{ClientWriteError, ForwardToLeader, InstallSnapshotError, RaftError};
+use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, InstallSnapshotError, RaftError};
 use openraft::{Config, Raft, ServerState, SnapshotPolicy};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
@@ -15,7 +15,7 @@ use zoneward_sectors::ids::NodeId;
 use super::contacts::{Contacts, Guard};
 use super::network::{Links, Peers, ask};
 use super::storage::Storage;
-use super::types::{Membership, Reply, Types};
+use super::types::{LogId, Membership, Peer, Reply, Types, Vote};
 use super::wire::{self, Heard, Request, Response};
 use crate::command::{Command, DecodeError, Entry};
 use crate::limits;
@@ -94,8 +94,8 @@ pub enum ProposeError {
     #[error("this node does not lead the zone; {}", whom(.leader))]
     NotLeader { leader: Option<NodeId> },
     /// It may take effect now, later, or never.
-    #[error("no majority answered within {0} ms: look whether it took effect before trying again")]
-    Unknown(u64),
+    #[error("the zone's majority gave no answer: look whether it took effect before trying again")]
+    Unknown,
     /// Nothing was done.
     #[error("more than {} commands are under way: try again in a moment", limits::PROPOSALS_MAX)]
     Busy,
@@ -152,6 +152,8 @@ pub(super) struct Inner {
     pub peers: Arc<dyn Peers>,
     pub contacts: Arc<Contacts>,
     pub wait: Duration,
+    /// Vote and end of the log at the start.
+    restored: (Option<Vote>, Option<LogId>),
     places: Semaphore,
     /// Members are changed one at a time.
     pub changing: Mutex<()>,
@@ -181,6 +183,7 @@ impl Consensus {
     ) -> Result<Self, StartError> {
         let config = settings.config()?;
         let storage = Storage::new(store, me, &settings.snapshots, settings.inline)?;
+        let restored = storage.last();
         let contacts = Arc::new(Contacts::new(Duration::from_millis(settings.election_ms.1)));
         let links = Links { peers: Arc::clone(&peers), contacts: Arc::clone(&contacts) };
         let raft = Raft::new(me, config, links, storage.clone(), storage.clone()).await;
@@ -199,6 +202,7 @@ impl Consensus {
             peers,
             contacts,
             wait: Duration::from_millis(settings.wait_ms),
+            restored,
             places: Semaphore::new(limits::PROPOSALS_MAX),
             changing: Mutex::new(()),
             guard: tokio::spawn(guard.run()),
@@ -220,6 +224,9 @@ impl Consensus {
     /// before it is logged.
     pub async fn propose_entry(&self, entry: Entry) -> Result<Reply, ProposeError> {
         entry.command()?;
+        // From here on "not the leader" means "no longer": openraft says it too of an entry that it logged and then gave
+        // up here, and which another node may still bring through.
+        self.must_lead()?;
         let _place = self.0.places.try_acquire().map_err(|_| ProposeError::Busy)?;
         match self.wait(self.0.raft.client_write(entry)).await? {
             Ok(written) => Ok(written.data),
@@ -235,24 +242,30 @@ impl Consensus {
 
     /// The state with everything in it that was acknowledged before this was called, on any node.
     pub async fn linearizable(&self) -> Result<Arc<State>, ProposeError> {
-        let index = match self.wait(self.0.raft.get_read_log_id()).await? {
-            Ok((index, _)) => index,
-            Err(RaftError::APIError(openraft::error::CheckIsLeaderError::ForwardToLeader(f))) => {
-                self.read_index_of(f).await?
-            }
-            Err(RaftError::APIError(e)) => return Err(ProposeError::Members(e.to_string())),
+        let index = match self.wait(self.read_index()).await? {
+            Ok(index) => index,
+            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(f))) => self.read_index_of(f).await?,
+            // A majority did not answer, or this node no longer leads: it may be tried again.
+            Err(RaftError::APIError(_)) => return Err(ProposeError::Unknown),
             Err(RaftError::Fatal(e)) => return Err(ProposeError::Stopped(e.to_string())),
         };
         let applied =
             self.0.raft.wait(Some(self.0.wait)).applied_index_at_least(index.map(|id| id.index), "read").await;
-        applied.map_err(|_| self.unknown())?;
+        applied.map_err(|_| ProposeError::Unknown)?;
         Ok(self.view())
     }
 
-    async fn read_index_of(
-        &self,
-        to: ForwardToLeader<NodeId, super::Peer>,
-    ) -> Result<Option<super::LogId>, ProposeError> {
+    /// Up to which entry a reader must have applied, if this node leads.
+    async fn read_index(&self) -> Result<Option<LogId>, RaftError<NodeId, CheckIsLeaderError<NodeId, Peer>>> {
+        let (index, _) = self.0.raft.get_read_log_id().await?;
+        // A leader that was started again goes on in its old term, and may not know yet what it acknowledged before: its
+        // last synced "committed" is older. All of that is in its log.
+        let (vote, last) = self.0.restored;
+        let same_term = vote == Some(self.0.raft.metrics().borrow().vote);
+        Ok(if same_term { index.max(last) } else { index })
+    }
+
+    async fn read_index_of(&self, to: ForwardToLeader<NodeId, Peer>) -> Result<Option<LogId>, ProposeError> {
         let leader = to.leader_id;
         let (Some(id), Some(peer)) = (leader, to.leader_node) else { return Err(ProposeError::NotLeader { leader }) };
         match self.wait(ask(self.0.peers.as_ref(), id, &peer, &Request::ReadIndex)).await? {
@@ -277,7 +290,7 @@ impl Consensus {
         let m = metrics.borrow();
         let members = m.membership_config.membership();
         let last = m.last_log_index;
-        let behind = |id: Option<super::LogId>| id.map(|id| last.unwrap_or(0).saturating_sub(id.index));
+        let behind = |id: Option<LogId>| id.map(|id| last.unwrap_or(0).saturating_sub(id.index));
         let lag = m.replication.iter().flatten().filter(|(id, _)| **id != self.0.me);
         Metrics {
             node: self.0.me,
@@ -354,8 +367,8 @@ impl Consensus {
                 Response::Refused(format!("the node {from} speaks for another one"))
             }
             Request::Hear => Response::Heard(self.heard()),
-            Request::ReadIndex => match self.wait(raft.get_read_log_id()).await {
-                Ok(Ok((index, _))) => Response::ReadIndex(index),
+            Request::ReadIndex => match self.wait(self.read_index()).await {
+                Ok(Ok(index)) => Response::ReadIndex(index),
                 Ok(Err(e)) => failed(&e),
                 Err(e) => failed(&e),
             },
@@ -377,19 +390,20 @@ impl Consensus {
         self.0.raft.shutdown().await.map_err(|e| ProposeError::Stopped(e.to_string()))
     }
 
-    pub(super) async fn wait<T>(&self, what: impl Future<Output = T>) -> Result<T, ProposeError> {
-        timeout(self.0.wait, what).await.map_err(|_| self.unknown())
+    pub(super) fn must_lead(&self) -> Result<(), ProposeError> {
+        let leader = self.leader();
+        if leader == Some(self.0.me) { Ok(()) } else { Err(ProposeError::NotLeader { leader }) }
     }
 
-    fn unknown(&self) -> ProposeError {
-        ProposeError::Unknown(u64::try_from(self.0.wait.as_millis()).unwrap_or(u64::MAX))
+    pub(super) async fn wait<T>(&self, what: impl Future<Output = T>) -> Result<T, ProposeError> {
+        timeout(self.0.wait, what).await.map_err(|_| ProposeError::Unknown)
     }
 }
 
-/// Why openraft did not write.
-pub(super) fn refused(e: ClientWriteError<NodeId, super::Peer>) -> ProposeError {
+/// Why openraft did not write, though this node led when it was asked.
+pub(super) fn refused(e: ClientWriteError<NodeId, Peer>) -> ProposeError {
     match e {
-        ClientWriteError::ForwardToLeader(f) => ProposeError::NotLeader { leader: f.leader_id },
+        ClientWriteError::ForwardToLeader(_) => ProposeError::Unknown,
         ClientWriteError::ChangeMembershipError(e) => ProposeError::Members(e.to_string()),
     }
 }

@@ -10,6 +10,7 @@ use openraft::{
     AnyError, LogState, OptionalSend, RaftLogReader, RaftSnapshotBuilder, Snapshot, StorageError, StorageIOError,
 };
 use redb::{Database, Durability, ReadableDatabase};
+use tokio::sync::watch;
 use zoneward_sectors::ids::NodeId;
 
 use super::snapshot_file::SnapshotFile;
@@ -35,11 +36,24 @@ struct Inner {
     members: Mutex<Arc<Membership>>,
     db: Arc<Database>,
     snapshots: Snapshots,
+    progress: watch::Sender<Progress>,
     inline: bool,
 }
 
+/// What a purge waits for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    applied: Option<u64>,
+    /// A snapshot has begun to arrive since this node started.
+    receiving: bool,
+    /// A call failed: there will be no more progress.
+    failed: bool,
+}
+
 impl Inner {
-    fn know_members(&self, ledger: &Ledger) {
+    /// Tells the others what was applied.
+    fn applied(&self, ledger: &Ledger) {
+        self.progress.send_modify(|p| p.applied = ledger.head.applied.map(|id| id.index));
         let mut members = lock(&self.members);
         if **members != ledger.head.membership {
             *members = Arc::new(ledger.head.membership.clone());
@@ -82,7 +96,9 @@ impl Storage {
         let db = Arc::clone(&ledger.db);
         let members = Mutex::new(Arc::new(ledger.head.membership.clone()));
         let state = Mutex::new(Arc::new(state));
-        let inner = Inner { ledger: Mutex::new(ledger), state, members, db, snapshots, inline };
+        let applied = ledger.head.applied.map(|id| id.index);
+        let progress = watch::Sender::new(Progress { applied, ..Progress::default() });
+        let inner = Inner { ledger: Mutex::new(ledger), state, members, db, snapshots, progress, inline };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -96,17 +112,46 @@ impl Storage {
         Arc::clone(&lock(&self.0.members))
     }
 
+    /// The vote and the end of the log.
+    pub(crate) fn last(&self) -> (Option<Vote>, Option<LogId>) {
+        let ledger = lock(&self.0.ledger);
+        (ledger.head.vote, ledger.head.last)
+    }
+
+    /// For tests: what the store knows.
+    #[cfg(test)]
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.0.ledger)
+    }
+
     /// Runs a call that may wait for the disk.
     async fn run<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        if self.0.inline {
-            return call(&self.0);
+        let done = if self.0.inline {
+            call(&self.0)
+        } else {
+            let inner = Arc::clone(&self.0);
+            let done = tokio::task::spawn_blocking(move || call(&inner)).await;
+            done.unwrap_or_else(|e| Err(StoreError::Damaged(format!("a call to the store did not end: {e}"))))
+        };
+        if done.is_err() {
+            self.0.progress.send_modify(|p| p.failed = true);
         }
-        let inner = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || call(&inner)).await;
-        done.unwrap_or_else(|e| Err(StoreError::Damaged(format!("a call to the store did not end: {e}"))))
+        done
+    }
+
+    /// Waits until what is to be purged is applied. openraft 0.9 orders the installation of a snapshot and the purge of
+    /// the entries before it at once, and the purge may come first: a crash in between would leave a state that the log
+    /// no longer continues.
+    async fn until_applied(&self, upto: u64) -> Result<(), Failed> {
+        let mut progress = self.0.progress.subscribe();
+        let reached = progress.wait_for(|p| p.failed || !p.receiving || p.applied >= Some(upto)).await;
+        match reached {
+            Ok(p) if !p.failed => Ok(()),
+            _ => Err(write_failed(StoreError::Poisoned)),
+        }
     }
 
     async fn write(
@@ -210,6 +255,7 @@ impl RaftLogStorage<Types> for Storage {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), Failed> {
+        self.until_applied(upto.index).await?;
         self.write(move |l| l.purge(upto)).await
     }
 }
@@ -232,7 +278,7 @@ impl RaftStateMachine<Types> for Storage {
             let (replies, changes) = ledger::run(Arc::make_mut(&mut lock(&inner.state)), &entries)?;
             // Log and state share one file, and the log is durable: after a crash this is done again.
             ledger.write(Durability::None, |batch| changes.put(batch))?;
-            inner.know_members(&ledger);
+            inner.applied(&ledger);
             Ok(replies)
         });
         applied.await.map_err(write_failed)
@@ -243,6 +289,7 @@ impl RaftStateMachine<Types> for Storage {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, Failed> {
+        self.0.progress.send_modify(|p| p.receiving = true);
         let file = self.run(|inner| inner.snapshots.incoming(lock(&inner.ledger).head.snapshots)).await;
         Ok(Box::new(SnapshotFile::new(file.map_err(write_failed)?, self.0.inline)))
     }
@@ -254,7 +301,7 @@ impl RaftStateMachine<Types> for Storage {
             let mut ledger = lock(&inner.ledger);
             let state = inner.snapshots.install(&mut ledger, &meta, file)?;
             *lock(&inner.state) = Arc::new(state);
-            inner.know_members(&ledger);
+            inner.applied(&ledger);
             Ok(())
         });
         installed.await.map_err(write_failed)

@@ -210,3 +210,33 @@ fn a_store_belongs_to_one_node() {
     let other = Storage::new(store, NodeId::from(2), dir.path(), true);
     assert!(matches!(other.err(), Some(StoreError::Foreign { .. })));
 }
+
+/// Found by the simulation: openraft 0.9 may purge the entries before a snapshot that is not installed yet.
+#[test]
+fn a_purge_waits_for_the_snapshot_that_covers_it() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut leader = fed(&Trial::default(), from.path(), &log(&s::story()));
+    let taken = wait(leader.build_snapshot()).unwrap();
+    let upto = taken.meta.last_log_id.unwrap();
+    for good in [true, false] {
+        let disk = Trial::default();
+        let mut follower = fed(&disk, to.path(), &log(&s::begin()));
+        let mut purging = follower.clone();
+        let (purged, installed) = wait(async {
+            let mut incoming = follower.begin_receiving_snapshot().await.unwrap();
+            if good {
+                let mut sent = SnapshotFile::new(std::fs::File::open(one_file(from.path())).unwrap(), true);
+                tokio::io::copy(&mut sent, &mut incoming).await.unwrap();
+            }
+            tokio::join!(purging.purge(upto), follower.install_snapshot(&taken.meta, incoming))
+        });
+        assert_eq!((purged.is_ok(), installed.is_ok()), (good, good));
+        let store = Store::open_on(same_bytes(&disk)).unwrap();
+        assert!(store.ledger.head.purged <= store.ledger.head.applied);
+        assert_eq!(store.ledger.head.purged, good.then_some(upto));
+    }
+}
+
+fn one_file(dir: &Path) -> std::path::PathBuf {
+    std::fs::read_dir(dir).unwrap().next().unwrap().unwrap().path()
+}
