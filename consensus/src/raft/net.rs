@@ -118,6 +118,13 @@ impl Net {
     }
 }
 
+/// tokio's shortest sleep is a millisecond.
+async fn pause(delay: Duration) {
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
+}
+
 /// One node's way to the others, until its power goes.
 struct Port {
     net: Arc<Net>,
@@ -133,7 +140,7 @@ pub(crate) fn plain_port(net: &Arc<Net>, me: NodeId) -> Arc<dyn Peers> {
 impl Port {
     async fn go(&self, to: NodeId, request: Vec<u8>) -> Option<Vec<u8>> {
         let delay = self.net.way(self.me, to)?;
-        sleep(delay).await;
+        pause(delay).await;
         let node = self.net.inner().nodes.get(&to).cloned()?;
         if !self.on.load(Ordering::SeqCst) {
             return None;
@@ -153,7 +160,7 @@ impl Port {
         // The other side does not stop when the asker stops waiting.
         let answer = tokio::spawn(async move { node.serve(me, &request).await }).await.ok()?;
         let delay = self.net.way(to, me)?;
-        sleep(delay).await;
+        pause(delay).await;
         Some(answer)
     }
 }

@@ -137,6 +137,8 @@ pub struct Metrics {
     pub learners: BTreeSet<NodeId>,
     /// Of the leader: entries that each other node does not have yet; `None` if it has never answered.
     pub lag: BTreeMap<NodeId, Option<u64>>,
+    /// What was found damaged when the node started, and made anew: look at the disk.
+    pub repaired: Option<String>,
     /// Why the node stopped.
     pub stopped: Option<String>,
 }
@@ -309,6 +311,7 @@ impl Consensus {
             voters: members.voter_ids().collect(),
             learners: members.learner_ids().collect(),
             lag: lag.map(|(id, at)| (*id, behind(*at))).collect(),
+            repaired: self.0.storage.repaired(),
             stopped: m.running_state.as_ref().err().map(ToString::to_string),
         }
     }

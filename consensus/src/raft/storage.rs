@@ -37,6 +37,7 @@ struct Inner {
     db: Arc<Database>,
     snapshots: Snapshots,
     progress: watch::Sender<Progress>,
+    repaired: Option<String>,
     inline: bool,
 }
 
@@ -93,18 +94,24 @@ impl Storage {
         let Store { mut ledger, state } = store;
         ledger.claim(node)?;
         let snapshots = Snapshots::open(snapshots, ledger.head.snapshot.as_ref())?;
+        let repaired = snapshots.repair(&mut ledger)?;
         let db = Arc::clone(&ledger.db);
         let members = Mutex::new(Arc::new(ledger.head.membership.clone()));
         let state = Mutex::new(Arc::new(state));
         let applied = ledger.head.applied.map(|id| id.index);
         let progress = watch::Sender::new(Progress { applied, ..Progress::default() });
-        let inner = Inner { ledger: Mutex::new(ledger), state, members, db, snapshots, progress, inline };
+        let inner = Inner { ledger: Mutex::new(ledger), state, members, db, snapshots, progress, repaired, inline };
         Ok(Self(Arc::new(inner)))
     }
 
     /// The newest state that this node has applied.
     pub(crate) fn view(&self) -> Arc<State> {
         Arc::clone(&lock(&self.0.state))
+    }
+
+    /// What was found damaged at the start, and made anew.
+    pub(crate) fn repaired(&self) -> Option<String> {
+        self.0.repaired.clone()
     }
 
     /// Who belongs to the zone as of the last entry applied.

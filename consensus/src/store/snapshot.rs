@@ -83,6 +83,26 @@ impl Snapshots {
         Ok(file)
     }
 
+    /// Forgets the named snapshot if it is missing or damaged, and says so: the records that it was made of are in the
+    /// store and were found whole, so a new one is made of them. A disk that cannot be read is still an error.
+    pub fn repair(&self, ledger: &mut Ledger) -> Result<Option<String>, StoreError> {
+        let Some(meta) = ledger.head.snapshot.clone() else { return Ok(None) };
+        let why = match self.read(&meta) {
+            Ok(_) => return Ok(None),
+            Err(e @ StoreError::SnapshotDamaged { .. }) => e.to_string(),
+            Err(StoreError::Snapshot { source, path, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                format!("the snapshot {} was missing", path.display())
+            }
+            Err(e) => return Err(e),
+        };
+        ledger.write(Durability::Immediate, |batch| {
+            batch.head.snapshot = None;
+            Ok(())
+        })?;
+        self.remove(Some(&meta))?;
+        Ok(Some(why))
+    }
+
     /// Writes the records of this moment to a new file, which is durable when this returns.
     pub fn build(&self, db: &Database, n: u64) -> Result<SnapshotMeta, StoreError> {
         let read = db.begin_read().map_err(unreadable)?;

@@ -165,6 +165,30 @@ fn a_changed_or_cut_snapshot_is_an_error_and_changes_nothing() {
 }
 
 #[test]
+fn a_damaged_snapshot_is_forgotten_at_the_start_and_that_is_said() {
+    for damage in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Trial::default();
+        let mut node = fed(&disk, dir.path(), &log(&s::story()));
+        let meta = wait(node.build_snapshot()).unwrap().meta;
+        drop(node);
+        let same = storage(&same_bytes(&disk), dir.path());
+        assert_eq!((same.repaired(), same.ledger().head.snapshot.clone()), (None, Some(meta)));
+        drop(same);
+        let file = one_file(dir.path());
+        if damage {
+            std::fs::write(&file, b"{}\n{}\n").unwrap()
+        } else {
+            std::fs::remove_file(&file).unwrap()
+        }
+        let mut node = storage(&same_bytes(&disk), dir.path());
+        assert!(node.repaired().is_some());
+        assert!(wait(node.get_current_snapshot()).unwrap().is_none());
+        assert_eq!(wait(node.build_snapshot()).unwrap().meta.last_log_id, node.ledger().head.applied);
+    }
+}
+
+#[test]
 fn an_entry_of_an_unknown_level_stops_the_node_and_a_refusal_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = log(&[s::create_zone(), s::create_zone(), s::add_target(1, None)]);

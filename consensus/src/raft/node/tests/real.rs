@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::raft::net::{Net, plain_port};
+use crate::raft::net::{Net, Weather, plain_port};
 use crate::store::Store;
 
 fn open(dir: &Path, id: u64) -> Store {
@@ -14,7 +14,7 @@ fn open(dir: &Path, id: u64) -> Store {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_on_files_and_threads() {
     let dir = tempfile::tempdir().unwrap();
-    let net = Net::new(1, FAIR);
+    let net = Net::new(1, Weather { delay_us: (0, 1), ..FAIR });
     open(dir.path(), 1).propose(1000, n(1), s::create_zone()).unwrap();
     let mut nodes = Vec::new();
     for id in 1..=3 {
