@@ -261,9 +261,10 @@ impl Consensus {
     async fn read_index(&self) -> Result<Option<LogId>, RaftError<NodeId, CheckIsLeaderError<NodeId, Peer>>> {
         let (index, _) = self.0.raft.get_read_log_id().await?;
         // A leader that was started again goes on in its old term, and may not know yet what it acknowledged before: its
-        // last synced "committed" is older. All of that is in its log.
+        // last synced "committed" is older. All of that is in its log. A later term would show in the index.
         let (vote, last) = self.0.restored;
-        let same_term = vote == Some(self.0.raft.metrics().borrow().vote);
+        let restored = vote.filter(|v| v.is_committed()).map(|v| (v.leader_id().term, v.leader_id().node_id));
+        let same_term = restored.is_some() && index.map(|id| (id.leader_id.term, id.leader_id.node_id)) == restored;
         Ok(if same_term { index.max(last) } else { index })
     }
 
