@@ -39,6 +39,22 @@ pub enum Refusal {
     SameTarget,
 }
 
+impl Refusal {
+    /// One word for each kind: what programs compare, and what travels between nodes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoZone => "no_zone",
+            Self::ZoneExists => "zone_exists",
+            Self::Unknown(_) => "unknown",
+            Self::Exists(_) => "exists",
+            Self::State(_) => "state",
+            Self::Range(_) => "range",
+            Self::Differs(_) => "differs",
+            Self::SameTarget => "same_target",
+        }
+    }
+}
+
 /// A record that a command touched: what the store has to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {

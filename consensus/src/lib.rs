@@ -1,10 +1,12 @@
 //! The zone's state and how it changes: model, versioned commands, pure [`apply`](apply::apply), pure
 //! [`plan`](plan::plan), and the store that keeps them.
 //!
-//! What this crate never does: read a clock, roll dice, touch data or targets. Proposers choose times and ids; `apply`
-//! gives the same answer on every node and every release. Nothing writes state except through a command.
+//! What this crate never does: read a wall clock, touch data or targets. Proposers choose times and ids; `apply` gives the
+//! same answer on every node and every release. Nothing writes state except through a command. Only [`raft`] waits and
+//! rolls dice, both through its [`raft::Runtime`].
 //!
-//! Start at [`model::State`], then [`command::Command`] and [`apply::apply`].
+//! Start at [`model::State`], then [`command::Command`] and [`apply::apply`]; then [`store`], which keeps log and state
+//! in one file, and [`raft`], by which several nodes agree on them.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod apply;
@@ -13,6 +15,7 @@ pub mod export;
 pub mod limits;
 pub mod model;
 pub mod plan;
+pub mod raft;
 #[cfg(test)]
 mod samples;
 pub mod sizes;

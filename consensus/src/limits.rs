@@ -2,6 +2,14 @@
 
 /// Entries of the log kept in the store: enough to look back at, bounded.
 pub const LOG_KEPT: u64 = 10_000;
+/// Bytes of entries applied together; one entry may be longer.
+pub const BATCH_LEN_MAX: usize = 4 << 20;
+/// Bytes of one line of a snapshot: a record grows with what belongs to it.
+pub const SNAPSHOT_LINE_LEN_MAX: u64 = 256 << 20;
+/// Bytes of a snapshot.
+pub const SNAPSHOT_LEN_MAX: u64 = EXPORT_LEN_MAX;
+/// Bytes of a snapshot sent together.
+pub const CHUNK_LEN_MAX: u64 = 1 << 20;
 /// Warnings kept for one task; the rest are counted.
 pub const WARNINGS_MAX: usize = 1000;
 /// Bytes of one command.
@@ -17,4 +25,26 @@ pub const EXPORT_LEN_MAX: u64 = 1 << 30;
 /// Bytes of a name that a person gives.
 pub const NAME_LEN_MAX: usize = 200;
 
+/// Milliseconds between two words of a leader.
+pub const HEARTBEAT_MS: u64 = 250;
+/// Milliseconds until an election after a leader's lease; the upper end is also the lease.
+pub const ELECTION_MS: (u64, u64) = (700, 1400);
+/// Milliseconds until the outcome of a proposal counts as unknown: two elections.
+pub const WAIT_MS: u64 = 10_000;
+/// Milliseconds for a piece of a snapshot: slow lines at home.
+pub const CHUNK_WAIT_MS: u64 = 30_000;
+/// Commands under way at once.
+pub const PROPOSALS_MAX: usize = 256;
+/// Entries sent together.
+pub const APPEND_ENTRIES_MAX: u64 = 256;
+/// Bytes of entries sent together; one entry may be longer. openraft gives up on them after one heartbeat, and this much
+/// must pass a line of 10 Mbit/s in that time.
+pub const APPEND_LEN_MAX: usize = 128 << 10;
+/// Bytes of one message between nodes: the longest entry, and room around it.
+pub const FRAME_LEN_MAX: usize = COMMAND_LEN_MAX + (2 << 20);
+
+const _: () = assert!(ELECTION_MS.0 > 2 * HEARTBEAT_MS && ELECTION_MS.0 < ELECTION_MS.1);
+const _: () = assert!(WAIT_MS > 2 * (ELECTION_MS.1 + ELECTION_MS.1));
+const _: () = assert!(FRAME_LEN_MAX > COMMAND_LEN_MAX + APPEND_LEN_MAX);
+const _: () = assert!(FRAME_LEN_MAX as u64 > CHUNK_LEN_MAX * 2);
 const _: () = assert!(PLAN_REMOVE_MAX + 2 * PLAN_COPY_MAX < PLAN_MAX);

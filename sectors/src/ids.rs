@@ -88,6 +88,13 @@ macro_rules! id {
 
 id!(/** The zone. */ ZoneId);
 id!(/** One node of the zone. */ NodeId);
+impl From<u64> for NodeId {
+    /// An id that ends in this number: for tests, openraft's among them.
+    fn from(n: u64) -> Self {
+        Self(u128::from(n).to_be_bytes())
+    }
+}
+
 id!(/** One source: a directory tree with a priority. */ SourceId);
 id!(/** One Backup Target. */ TargetId);
 id!(/** What stands for the zone on one target, so that targets cannot link zones. */ ZoneAlias);

@@ -41,6 +41,14 @@ pub fn value(state: &State, row: &Row) -> serde_json::Result<Option<Vec<u8>>> {
     }
 }
 
+/// These records as keys and values.
+pub fn changed<'a>(
+    state: &State,
+    rows: impl IntoIterator<Item = &'a Row>,
+) -> serde_json::Result<Vec<(String, Option<Vec<u8>>)>> {
+    rows.into_iter().map(|row| Ok((key(row), value(state, row)?))).collect()
+}
+
 /// Puts a row back into a state. The text says what is wrong with it.
 pub fn load(state: &mut State, key: &str, value: &[u8]) -> Result<(), String> {
     fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, String> {

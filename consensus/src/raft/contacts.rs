@@ -1,0 +1,141 @@
+//! Whom this node has heard of late, and the guard in place of a pre-vote.
+//!
+//! openraft 0.9 begins an election by raising the term, so a node that was cut off would unseat a good leader when it
+//! comes back. Here a node may stand for election only after a majority of the voters say that they hear no leader
+//! either. It changes nothing of raft's safety: it only keeps elections from beginning.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use openraft::{Membership, Raft};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use zoneward_sectors::ids::NodeId;
+
+use super::network::{Peers, ask};
+use super::types::{Peer, Types};
+use super::wire::{Heard, Request, Response};
+
+/// Whom this node has heard.
+#[derive(Debug)]
+pub(crate) struct Contacts {
+    seen: Mutex<Seen>,
+    /// A leader counts as heard for so long.
+    lease: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// When a leader last spoke to this node.
+    leader: Option<Instant>,
+    /// When other nodes last answered this node as their leader.
+    answers: BTreeMap<NodeId, Instant>,
+    /// Nodes that members of the zone call members, though this node's log does not yet.
+    vouched: BTreeSet<NodeId>,
+}
+
+impl Contacts {
+    pub fn new(lease: Duration) -> Self {
+        Self { seen: Mutex::default(), lease }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A leader spoke to this node.
+    pub fn led(&self) {
+        self.seen().leader = Some(Instant::now());
+    }
+
+    /// Another node answered this one as its leader.
+    pub fn answered(&self, node: NodeId) {
+        self.seen().answers.insert(node, Instant::now());
+    }
+
+    pub fn hears_leader(&self) -> bool {
+        self.seen().leader.is_some_and(|at| at.elapsed() < self.lease)
+    }
+
+    /// True if this node, as leader, has a majority behind it.
+    pub fn has_majority(&self, me: NodeId, membership: &Membership<NodeId, Peer>) -> bool {
+        let seen = self.seen();
+        let fresh = |id: &NodeId| *id == me || seen.answers.get(id).is_some_and(|at| at.elapsed() < self.lease);
+        majority(membership, fresh)
+    }
+
+    pub fn is_vouched(&self, node: NodeId) -> bool {
+        self.seen().vouched.contains(&node)
+    }
+}
+
+/// True if more than half of the voters of each configuration in force are such.
+fn majority(membership: &Membership<NodeId, Peer>, is: impl Fn(&NodeId) -> bool) -> bool {
+    let configs = membership.get_joint_config();
+    !configs.is_empty() && configs.iter().all(|c| c.iter().filter(|id| is(id)).count() * 2 > c.len())
+}
+
+/// Watches over elections of one node.
+pub(crate) struct Guard {
+    pub me: NodeId,
+    pub raft: Raft<Types>,
+    pub peers: Arc<dyn Peers>,
+    pub contacts: Arc<Contacts>,
+    pub period: Duration,
+}
+
+impl Guard {
+    /// Runs until the node stops.
+    pub async fn run(self) {
+        loop {
+            let may = self.may_stand().await;
+            self.raft.runtime_config().elect(may);
+            sleep(self.period).await;
+            if self.raft.metrics().borrow().running_state.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn may_stand(&self) -> bool {
+        let (membership, leads) = {
+            let metrics = self.raft.metrics();
+            let m = metrics.borrow();
+            (m.membership_config.membership().clone(), m.current_leader == Some(self.me))
+        };
+        if membership.voter_ids().eq([self.me]) {
+            return true;
+        }
+        if leads || self.contacts.hears_leader() {
+            return false;
+        }
+        let answers = self.ask_all(&membership).await;
+        let vouched = answers.values().flat_map(|h| h.members.iter().copied()).collect();
+        self.contacts.seen().vouched = vouched;
+        // While they answered, a leader may have spoken.
+        !self.contacts.hears_leader()
+            && membership.voter_ids().any(|id| id == self.me)
+            && majority(&membership, |id| *id == self.me || answers.get(id).is_some_and(|h| !h.leader))
+    }
+
+    /// Asks all other voters. Who does not answer within a period does not count.
+    async fn ask_all(&self, membership: &Membership<NodeId, Peer>) -> BTreeMap<NodeId, Heard> {
+        let mut asked = JoinSet::new();
+        for id in membership.voter_ids().filter(|id| *id != self.me) {
+            let Some(peer) = membership.get_node(&id).cloned() else { continue };
+            let (peers, period) = (Arc::clone(&self.peers), self.period);
+            asked.spawn(async move {
+                match timeout(period, ask(peers.as_ref(), id, &peer, &Request::Hear)).await {
+                    Ok(Ok(Response::Heard(heard))) => Some((id, heard)),
+                    _ => None,
+                }
+            });
+        }
+        let mut answers = BTreeMap::new();
+        while let Some(done) = asked.join_next().await {
+            answers.extend(done.ok().flatten());
+        }
+        answers
+    }
+}
