@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use quinn::congestion::CubicConfig;
 use quinn::{MtuDiscoveryConfig, TransportConfig, VarInt};
 use tokio::time::{Instant, timeout_at};
 use zoneward_sectors::crypto::fill_random;
@@ -205,6 +206,8 @@ pub(crate) enum Side {
 pub(crate) fn transport(side: Side) -> Arc<TransportConfig> {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(UDP_PAYLOAD_MAX);
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_SEND_WINDOW);
     let mut t = TransportConfig::default();
     t.max_concurrent_bidi_streams(VarInt::from_u32(if side == Side::Serving { 2 } else { 0 }))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -212,6 +215,7 @@ pub(crate) fn transport(side: Side) -> Arc<TransportConfig> {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(STRANGER_WINDOW))
         .send_window(SEND_WINDOW)
+        .congestion_controller_factory(Arc::new(congestion))
         .initial_rtt(Duration::from_millis(INITIAL_RTT_MS))
         .initial_mtu(UDP_PAYLOAD_MIN)
         .mtu_discovery_config(Some(mtu))

@@ -68,6 +68,8 @@ pub enum Broken {
     Stopped,
     #[error("nothing was heard from it")]
     Silent,
+    #[error("it does not know this connection any more: it restarted, or closed it")]
+    Forgotten,
     #[error("it is too busy with others")]
     Crowded,
     #[error("{0}")]
@@ -98,7 +100,8 @@ impl From<quinn::ConnectionError> for Broken {
                 _ => Self::Other(c.to_string()),
             },
             LocallyClosed => Self::ClosedHere,
-            TimedOut | Reset => Self::Silent,
+            TimedOut => Self::Silent,
+            Reset => Self::Forgotten,
             e @ (VersionMismatch | CidsExhausted) => Self::Other(e.to_string()),
         }
     }
@@ -203,7 +206,7 @@ impl Broken {
     fn retry(&self) -> Retry {
         match self {
             Self::KeyRefused | Self::OtherKey | Self::ClosedHere | Self::Replaced | Self::NoJoins => Retry::Operator,
-            Self::Stopped | Self::Silent | Self::Crowded | Self::Other(_) => Retry::Later,
+            Self::Stopped | Self::Silent | Self::Forgotten | Self::Crowded | Self::Other(_) => Retry::Later,
         }
     }
 }

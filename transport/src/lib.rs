@@ -15,6 +15,7 @@ pub mod invite;
 pub mod join;
 pub mod limits;
 pub mod members;
+pub mod memory;
 pub mod rpc;
 mod serve;
 #[cfg(test)]

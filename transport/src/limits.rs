@@ -8,6 +8,9 @@ pub const ADDRESSES_MAX: usize = 8;
 /// Largest UDP payload sent or taken, bytes. Ten segments go in one system call and must fit one datagram of 65,507
 /// bytes: above 6,550 nothing arrives any more.
 pub const UDP_PAYLOAD_MAX: u16 = 6_500;
+/// Bytes sent before the first was acknowledged: ten packets of the largest size, as RFC 6928 has ten of the usual. With
+/// quinn's own 14,720 two large packets fill it, and a close that meets a full window is never sent.
+pub const INITIAL_SEND_WINDOW: u64 = 10 * UDP_PAYLOAD_MAX as u64;
 /// Smallest UDP payload a path must carry, bytes: the QUIC minimum, to which a black hole falls back.
 pub const UDP_PAYLOAD_MIN: u16 = 1_200;
 /// A connection that hears nothing for this long is dead, ms: three lost keep-alives and some.

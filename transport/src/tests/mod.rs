@@ -139,6 +139,12 @@ pub async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, what).await.expect("it takes for ever")
 }
 
+/// How a peer learns that its key is refused on a live connection: by word, or, where quinn's word was lost, because
+/// the connection is not known any more.
+pub fn cut_off(e: &CallError) -> bool {
+    matches!(e, CallError::Broken { source: Broken::KeyRefused | Broken::Forgotten, .. })
+}
+
 /// Calls the echo of `node`.
 pub async fn echo(from: &Node, node: u8) -> Result<Vec<u8>, CallError> {
     from.endpoint.call(id(node), ECHO, b"hello", 5 * SECOND).await
