@@ -17,13 +17,11 @@ use tokio::time::{Instant, Sleep, timeout};
 use zoneward_sectors::ids::NodeId;
 
 use crate::error::{Broken, CallError, Refusal};
-use crate::limits::{
-    BULK_ANSWER_MAX, BULK_IDLE_MS_MAX, BULK_LEN_MAX, BULK_PER_PEER_MAX, BULK_STALL_MS_MAX, HEADER_MS_MAX,
-};
+use crate::limits::{BULK_ANSWER_MAX, BULK_IDLE_MS_MAX, BULK_LEN_MAX, BULK_STALL_MS_MAX, HEADER_MS_MAX};
 use crate::rpc::{
     Boxed, PeerLimits, ReadError, Sending, Services, Task, broken, failed, read_response, response_bytes,
 };
-use crate::wire::{BULK_END, BULK_OPEN_LEN, BulkOpen, FrameError, MAGIC_LEN, Retry, Status};
+use crate::wire::{BULK_END, BULK_OPEN_LEN, BulkOpen, FrameError, MAGIC_LEN};
 
 const STALL: Duration = Duration::from_millis(BULK_STALL_MS_MAX);
 const IDLE: Duration = Duration::from_millis(BULK_IDLE_MS_MAX);
@@ -253,10 +251,6 @@ async fn receive(
     services: &Services,
     limits: &PeerLimits,
 ) -> Option<Result<Vec<u8>, Refusal>> {
-    let Ok(_slot) = limits.bulk.clone().try_acquire_owned() else {
-        let text = format!("more than {BULK_PER_PEER_MAX} bulk streams at once: send again later");
-        return Some(Err(Refusal::with(Status::Busy, Retry::Later, text)));
-    };
     let header = async {
         let mut b = [0u8; BULK_OPEN_LEN];
         b[..MAGIC_LEN].copy_from_slice(&magic);
@@ -273,6 +267,7 @@ async fn receive(
         Ok(handler) => handler,
         Err(refusal) => return Some(Err(refusal)),
     };
+    let _slot = limits.bulk.clone().acquire_owned().await;
     let stream = BulkReceiver::new(recv, open);
     let complete = stream.complete.clone();
     let mut task = Task(tokio::spawn(async move { handler.receive(from, open, stream).await }));

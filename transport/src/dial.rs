@@ -5,15 +5,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use zoneward_sectors::ids::NodeId;
 
 use crate::endpoint::{Core, Side, transport, widen};
 use crate::error::{Broken, CallError, DialError};
-use crate::limits::{ADDRESSES_MAX, BACKOFF_MS_MAX, BACKOFF_MS_MIN, BULK_PER_PEER_MAX, DIAL_MS_MAX, RPC_PER_PEER_MAX};
+use crate::limits::{ADDRESSES_MAX, BACKOFF_MS_MAX, BACKOFF_MS_MIN, DIAL_MS_MAX};
 use crate::members::{Admission, Direction, NotAdmitted, close};
-use crate::rpc::{ReadError, read_response};
+use crate::rpc::{PeerLimits, ReadError, read_response};
 use crate::tls::{self, Expect, SERVER_NAME};
 use crate::wire::{FrameError, HELLO_LEN, Hello, VERSION, VERSION_MIN};
 
@@ -48,8 +47,7 @@ impl Drop for Link {
 /// A peer that may be dialed.
 pub(crate) struct Peer {
     node: NodeId,
-    pub calls: Arc<Semaphore>,
-    pub bulk: Arc<Semaphore>,
+    pub limits: PeerLimits,
     state: Mutex<PeerState>,
     /// Held while dialing: one dial at a time.
     dialing: tokio::sync::Mutex<()>,
@@ -65,13 +63,7 @@ struct PeerState {
 
 impl Peer {
     fn new(node: NodeId) -> Self {
-        Self {
-            node,
-            calls: Arc::new(Semaphore::new(RPC_PER_PEER_MAX)),
-            bulk: Arc::new(Semaphore::new(BULK_PER_PEER_MAX)),
-            state: Mutex::default(),
-            dialing: tokio::sync::Mutex::default(),
-        }
+        Self { node, limits: PeerLimits::new(), state: Mutex::default(), dialing: tokio::sync::Mutex::default() }
     }
 
     pub fn set_addresses(&self, addresses: &[SocketAddr]) {

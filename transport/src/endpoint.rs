@@ -139,7 +139,7 @@ impl Endpoint {
         let until = Instant::now() + deadline;
         let peer = self.0.dialer.peer(node)?;
         let ready = async {
-            let slot = peer.calls.clone().acquire_owned().await.map_err(|_| CallError::Closed)?;
+            let slot = peer.limits.lane(kind).calls.clone().acquire_owned().await.map_err(|_| CallError::Closed)?;
             let link = self.0.dialer.link(&peer, false).await;
             Ok((slot, link.map_err(|source| CallError::Unreachable { node, source })?))
         };
@@ -152,7 +152,7 @@ impl Endpoint {
     pub async fn open_bulk(&self, node: NodeId, open: BulkOpen) -> Result<BulkSender, CallError> {
         bulk::check_open(node, &open)?;
         let peer = self.0.dialer.peer(node)?;
-        let slot = peer.bulk.clone().acquire_owned().await.map_err(|_| CallError::Closed)?;
+        let slot = peer.limits.bulk.clone().acquire_owned().await.map_err(|_| CallError::Closed)?;
         let link = self.0.dialer.link(&peer, false).await.map_err(|source| CallError::Unreachable { node, source })?;
         bulk::open(&link.connection, node, open, slot).await
     }
@@ -165,6 +165,12 @@ impl Endpoint {
     /// Takes an invite back.
     pub fn close_invite(&self, token: &TokenHash) {
         self.0.core.desk.close(token);
+    }
+
+    /// Handshakes of strangers in progress.
+    #[cfg(test)]
+    pub(crate) fn strangers(&self) -> usize {
+        self.0.core.gate.strangers()
     }
 
     /// Closes all links and waits until the peers know, at most [`LAST_WORD_MS_MAX`].
@@ -227,7 +233,7 @@ pub(crate) fn transport(side: Side) -> Arc<TransportConfig> {
 /// Gives a member the windows of a member, and streams for all its calls and bulk and one more for the hello.
 pub(crate) fn widen(connection: &quinn::Connection, side: Side) {
     if side == Side::Serving {
-        let streams = (RPC_PER_PEER_MAX + BULK_PER_PEER_MAX + 1) as u32;
+        let streams = (RAFT_PER_PEER_MAX + RPC_PER_PEER_MAX + BULK_PER_PEER_MAX + 1) as u32;
         connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
     }
     connection.set_receive_window(VarInt::from_u32(CONNECTION_WINDOW));

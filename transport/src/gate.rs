@@ -69,6 +69,11 @@ impl Gate {
         Verdict::Enter(Entered { gate: self.clone(), ip, member: false })
     }
 
+    #[cfg(test)]
+    pub fn strangers(&self) -> usize {
+        self.lock().strangers
+    }
+
     fn lock(&self) -> MutexGuard<'_, Room> {
         // Counters only: nothing under the lock can leave them half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -27,7 +27,7 @@ pub use bulk::{BulkHandler, BulkReceiver, BulkSender};
 pub use dial::PeerInfo;
 pub use endpoint::{BindError, Clock, Config, Endpoint, system_clock};
 pub use error::{Broken, CallError, DialError, Refusal};
-pub use identity::{IdentityError, NodeIdentity};
+pub use identity::{IdentityError, NewNode, NodeIdentity};
 pub use invite::{Invite, InviteError, Role, TokenHash, zone_fingerprint};
 pub use join::{JoinError, JoinHost, Joined, Joiner, join};
 pub use members::{Member, MemberView, Members, MembersError};

@@ -31,9 +31,14 @@ pub const SEND_WINDOW: u64 = 8 << 20;
 pub const RPC_BODY_MAX: usize = 4 << 20;
 /// Bytes of request bodies of one peer that are in memory at once.
 pub const RPC_BYTES_PER_PEER_MAX: usize = 16 << 20;
-/// Calls of one peer that are served at once.
+/// Calls of one peer that are served at once, but for the consensus; more wait.
 pub const RPC_PER_PEER_MAX: usize = 32;
-/// Bulk streams of one peer that are received at once.
+/// Calls of the consensus of one peer that are served at once: they have their own room, so that slow services never
+/// delay a heartbeat.
+pub const RAFT_PER_PEER_MAX: usize = 8;
+/// Bytes of request bodies of the consensus of one peer that are in memory at once.
+pub const RAFT_BYTES_PER_PEER_MAX: usize = 8 << 20;
+/// Bulk streams of one peer that are received at once; more wait.
 pub const BULK_PER_PEER_MAX: usize = 8;
 /// Longest deadline of a call, ms: the longest question a node may leave open.
 pub const DEADLINE_MS_MAX: u32 = 60_000;
@@ -101,7 +106,11 @@ pub const MEMORY_IN_FLIGHT_MAX: usize = 4_096;
 const _: () = assert!(UDP_PAYLOAD_MAX as usize * 10 <= 65_507);
 const _: () = assert!(IDLE_MS_MAX as u64 > 3 * KEEP_ALIVE_MS);
 const _: () = assert!(STREAM_WINDOW as usize * BULK_PER_PEER_MAX <= CONNECTION_WINDOW as usize / 2);
-const _: () = assert!(RPC_BODY_MAX <= RPC_BYTES_PER_PEER_MAX && RPC_BYTES_PER_PEER_MAX <= CONNECTION_WINDOW as usize);
+const _: () = assert!(
+    RPC_BODY_MAX <= RAFT_BYTES_PER_PEER_MAX
+        && RPC_BODY_MAX <= RPC_BYTES_PER_PEER_MAX
+        && RPC_BYTES_PER_PEER_MAX <= CONNECTION_WINDOW as usize
+);
 const _: () = assert!(STRANGER_HANDSHAKES_PER_IP_MAX < STRANGER_HANDSHAKES_MAX);
 const _: () = assert!(BULK_ANSWER_MAX <= RPC_BODY_MAX && JOIN_PAYLOAD_MAX <= RPC_BODY_MAX);
 const _: () = assert!(TEXT_LEN_MAX <= BULK_ANSWER_MAX);

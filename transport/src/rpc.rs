@@ -16,7 +16,10 @@ use zoneward_sectors::ids::NodeId;
 
 use crate::bulk::BulkHandler;
 use crate::error::{Broken, CallError, Refusal};
-use crate::limits::{DEADLINE_MS_MAX, HEADER_MS_MAX, RPC_BODY_MAX, RPC_BYTES_PER_PEER_MAX, RPC_PER_PEER_MAX};
+use crate::limits::{
+    BULK_PER_PEER_MAX, DEADLINE_MS_MAX, HEADER_MS_MAX, RAFT_BYTES_PER_PEER_MAX, RAFT_PER_PEER_MAX, RPC_BODY_MAX,
+    RPC_BYTES_PER_PEER_MAX, RPC_PER_PEER_MAX,
+};
 use crate::wire::{FrameError, MAGIC_LEN, REQUEST_LEN, RESPONSE_LEN, Request, Response, Retry, Status};
 
 /// Kinds of calls whose numbers are fixed. A number is never used again for something else.
@@ -83,20 +86,37 @@ fn unknown(what: &str, number: u16) -> Refusal {
     Refusal::with(Status::UnknownKind, Retry::Later, text)
 }
 
-/// What the calls of one peer may hold at once.
-pub(crate) struct PeerLimits {
+/// Room for some kinds of calls.
+pub(crate) struct Lane {
     pub calls: Arc<Semaphore>,
-    pub body_bytes: Arc<Semaphore>,
+    body_bytes: Arc<Semaphore>,
+}
+
+impl Lane {
+    fn new(calls: usize, bytes: usize) -> Self {
+        Self { calls: Arc::new(Semaphore::new(calls)), body_bytes: Arc::new(Semaphore::new(bytes)) }
+    }
+}
+
+/// What one peer may have under way at once, towards it or from it. What is over it waits; how much can wait is bounded
+/// by the number of streams.
+pub(crate) struct PeerLimits {
+    raft: Lane,
+    other: Lane,
     pub bulk: Arc<Semaphore>,
 }
 
 impl PeerLimits {
     pub fn new() -> Self {
         Self {
-            calls: Arc::new(Semaphore::new(RPC_PER_PEER_MAX)),
-            body_bytes: Arc::new(Semaphore::new(RPC_BYTES_PER_PEER_MAX)),
-            bulk: Arc::new(Semaphore::new(crate::limits::BULK_PER_PEER_MAX)),
+            raft: Lane::new(RAFT_PER_PEER_MAX, RAFT_BYTES_PER_PEER_MAX),
+            other: Lane::new(RPC_PER_PEER_MAX, RPC_BYTES_PER_PEER_MAX),
+            bulk: Arc::new(Semaphore::new(BULK_PER_PEER_MAX)),
         }
+    }
+
+    pub fn lane(&self, kind: u16) -> &Lane {
+        if kind == kind::RAFT { &self.raft } else { &self.other }
     }
 }
 
@@ -227,7 +247,8 @@ pub(crate) async fn call(
 ) -> Result<Vec<u8>, CallError> {
     let work = async {
         let (send, mut recv) = connection.open_bi().await.map_err(|e| broken(node, e))?;
-        let _ = send.set_priority(1); // Calls go before bulk; fails only on a closed stream, found below.
+        // Heartbeats go before calls, calls before bulk. It fails only on a closed stream, which is found below.
+        let _ = send.set_priority(if kind == kind::RAFT { 2 } else { 1 });
         let mut send = Sending::new(send);
         let left = until.saturating_duration_since(Instant::now()).as_millis();
         let deadline_ms = u32::try_from(left).unwrap_or(DEADLINE_MS_MAX).clamp(1, DEADLINE_MS_MAX);
@@ -282,10 +303,6 @@ async fn answer(
     services: &Services,
     limits: &PeerLimits,
 ) -> Option<Result<Vec<u8>, Refusal>> {
-    let Ok(_slot) = limits.calls.clone().try_acquire_owned() else {
-        let text = format!("more than {RPC_PER_PEER_MAX} calls at once: ask again");
-        return Some(Err(Refusal::with(Status::Busy, Retry::Later, text)));
-    };
     let header = async {
         let mut b = [0u8; REQUEST_LEN];
         b[..MAGIC_LEN].copy_from_slice(&magic);
@@ -303,7 +320,9 @@ async fn answer(
         Err(refusal) => return Some(Err(refusal)),
     };
     let work = async {
-        let _room = limits.body_bytes.clone().acquire_many_owned(header.body_len).await;
+        let lane = limits.lane(header.kind);
+        let _slot = lane.calls.clone().acquire_owned().await;
+        let _room = lane.body_bytes.clone().acquire_many_owned(header.body_len).await;
         let body = match read_body(recv, header.body_len).await {
             Err(ReadError::Lost(_)) => return None,
             Err(ReadError::Frame(e)) => return Some(Err(e.into())),

@@ -55,7 +55,7 @@ pub enum Status {
     UnknownKind = 4,
     /// Not done in time; it may still have happened.
     Deadline = 5,
-    /// Too many calls or streams of this peer at once.
+    /// No room now.
     Busy = 6,
     /// The service said no.
     Refused = 7,

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use tokio::io::{AsyncReadExt, duplex};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::{BulkHandler, BulkReceiver, bulk::BulkSender};

@@ -32,6 +32,27 @@ async fn many_calls_at_once_all_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_services_do_not_hold_up_the_consensus() {
+    let (a, b) = pair();
+    b.services.serve(kind::RAFT, Arc::new(Kind(ECHO, b.handlers.clone())));
+    echo(&a, 2).await.unwrap();
+    let slow = |_| {
+        let endpoint = a.endpoint.clone();
+        tokio::spawn(async move { endpoint.call(id(2), NEVER, b"", LONG).await })
+    };
+    let slow: Vec<_> = (0..2 * limits::RPC_PER_PEER_MAX).map(slow).collect();
+    for _ in 0..limits::RPC_PER_PEER_MAX {
+        within(b.handlers.started.acquire()).await.unwrap().forget();
+    }
+    // The room of the others is full: one more waits for its whole deadline, the consensus does not wait.
+    let e = a.endpoint.call(id(2), ECHO, b"", Duration::from_millis(100)).await.unwrap_err();
+    assert!(matches!(e, CallError::Deadline { .. }), "{e}");
+    assert_eq!(a.endpoint.call(id(2), kind::RAFT, b"beat", 5 * SECOND).await.unwrap(), b"beat");
+    assert_eq!(b.handlers.started.available_permits(), 0);
+    slow.iter().for_each(|call| call.abort());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_too_large_late_or_unknown_has_its_own_error() {
     let (a, _b) = pair();
     let call = |kind, body: Vec<u8>, wait| {
@@ -71,7 +92,7 @@ async fn dropping_a_call_cancels_it() {
     let (a, b) = pair();
     let endpoint = a.endpoint.clone();
     let call = tokio::spawn(async move { endpoint.call(id(2), NEVER, b"x", LONG).await });
-    within(b.handlers.started.notified()).await;
+    within(b.handlers.started.acquire()).await.unwrap().forget();
     call.abort();
     within(b.handlers.dropped.notified()).await;
 }
@@ -82,7 +103,7 @@ async fn a_removed_member_is_cut_off_at_once_and_refused_from_then_on() {
     echo(&b, 1).await.unwrap();
     let endpoint = b.endpoint.clone();
     let call = tokio::spawn(async move { endpoint.call(id(1), NEVER, b"", LONG).await.unwrap_err() });
-    within(a.handlers.started.notified()).await;
+    within(a.handlers.started.acquire()).await.unwrap().forget();
     a.members.update(members_of(ZONE, 2, &[&a.identity])).unwrap();
     let e = within(call).await.unwrap();
     assert!(cut_off(&e), "{e}");
@@ -98,7 +119,7 @@ async fn the_remover_stops_its_own_calls_too() {
     let (a, b) = pair();
     let endpoint = a.endpoint.clone();
     let call = tokio::spawn(async move { endpoint.call(id(2), NEVER, b"", LONG).await.unwrap_err() });
-    within(b.handlers.started.notified()).await;
+    within(b.handlers.started.acquire()).await.unwrap().forget();
     a.members.update(members_of(ZONE, 2, &[&a.identity])).unwrap();
     let e = within(call).await.unwrap();
     assert!(matches!(e, CallError::Broken { source: Broken::ClosedHere, .. }), "{e}");

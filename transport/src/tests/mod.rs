@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use zoneward_sectors::crypto::{Secret32, Signer, SigningKey};
 use zoneward_sectors::ids::{NodeId, ZoneId};
 
@@ -102,10 +102,15 @@ pub fn pair() -> (Node, Node) {
     (a, b)
 }
 
-#[derive(Default)]
 pub struct Handlers {
-    pub started: Notify,
+    pub started: Semaphore,
     pub dropped: Notify,
+}
+
+impl Default for Handlers {
+    fn default() -> Self {
+        Self { started: Semaphore::new(0), dropped: Notify::new() }
+    }
 }
 
 struct Kind(u16, Arc<Handlers>);
@@ -127,7 +132,7 @@ impl Handler for Kind {
                 PANIC => panic!("a planted panic"),
                 _ => {
                     let _dropped = OnDrop(self.1.clone());
-                    self.1.started.notify_one();
+                    self.1.started.add_permits(1);
                     std::future::pending().await
                 }
             }
