@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use quinn::RecvStream;
+use quinn::{RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -203,16 +203,21 @@ fn exported(connection: &quinn::Connection) -> Option<[u8; 32]> {
     Some(out)
 }
 
-/// Serves one joiner to its end, within the time and room for joins.
+/// Serves one joiner to its end, within the time and room for joins. Who has proven nothing yet gets as long as a
+/// handshake.
 pub(crate) async fn host(core: &Core, connection: &quinn::Connection, key: [u8; 32]) {
     if let Ok(_room) = core.desk.room.try_acquire() {
-        // A joiner that breaks off or is slow is the joiner's to report.
-        let _ = timeout(Duration::from_millis(JOIN_MS_MAX), exchange(core, connection, key)).await;
+        let (proof_by, done_by) = (Duration::from_millis(HANDSHAKE_MS_MAX), Duration::from_millis(JOIN_MS_MAX));
+        // A joiner that breaks off or is slow has itself to thank.
+        if let Ok(Some((prove, send))) = timeout(proof_by, hear(core, connection)).await {
+            let _ = timeout(done_by, reply(core, connection, key, prove, send)).await;
+        }
     }
     connection.close(close::DONE.into(), b"done");
 }
 
-async fn exchange(core: &Core, connection: &quinn::Connection, key: [u8; 32]) -> Option<()> {
+/// Shows who this node is and reads the joiner's proof; `None` if there is nothing to reply to.
+async fn hear(core: &Core, connection: &quinn::Connection) -> Option<(Result<Prove, FrameError>, SendStream)> {
     let (mut send, mut recv) = connection.accept_bi().await.ok()?;
     let shown = match ask(&mut recv).await {
         Err(ReadError::Lost(_)) => return None,
@@ -228,10 +233,23 @@ async fn exchange(core: &Core, connection: &quinn::Connection, key: [u8; 32]) ->
         last_word(&mut send).await;
         return None;
     }
-    let (mut send, mut recv) = connection.accept_bi().await.ok()?;
-    let answer = match read_prove(&mut recv).await {
-        Err(ReadError::Lost(_)) => return None,
-        Err(ReadError::Frame(e)) => Err(Refusal::from(e)),
+    let (send, mut recv) = connection.accept_bi().await.ok()?;
+    match read_prove(&mut recv).await {
+        Err(ReadError::Lost(_)) => None,
+        Err(ReadError::Frame(e)) => Some((Err(e), send)),
+        Ok(prove) => Some((Ok(prove), send)),
+    }
+}
+
+async fn reply(
+    core: &Core,
+    connection: &quinn::Connection,
+    key: [u8; 32],
+    prove: Result<Prove, FrameError>,
+    mut send: SendStream,
+) -> Option<()> {
+    let answer = match prove {
+        Err(e) => Err(Refusal::from(e)),
         Ok(prove) => admit(core, connection, key, &prove).await,
     };
     send.write_all(&response_bytes(&answer)).await.ok()?;

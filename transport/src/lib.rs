@@ -29,7 +29,7 @@ pub use endpoint::{BindError, Clock, Config, Endpoint, system_clock};
 pub use error::{Broken, CallError, DialError, Refusal};
 pub use identity::{IdentityError, NewNode, NodeIdentity};
 pub use invite::{Invite, InviteError, Role, TokenHash, zone_fingerprint};
-pub use join::{JoinError, JoinHost, Joined, Joiner, join};
+pub use join::{DeskFull, JoinError, JoinHost, Joined, Joiner, join};
 pub use members::{Member, MemberView, Members, MembersError};
 pub use rpc::{Boxed, Caller, Handler, Services, kind};
 pub use tls::TlsError;

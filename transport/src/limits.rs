@@ -93,8 +93,8 @@ pub const INVITE_TEXT_MAX: usize = 512;
 pub const INVITE_ADDRESSES_MAX: usize = 4;
 /// Wrong proofs after which an invite is closed: whoever can name it but not prove it attacks it.
 pub const JOIN_FAILED_MAX: u32 = 5;
-/// Joiners served at once.
-pub const JOINS_MAX: usize = 4;
+/// Joiners served at once. They count as strangers' handshakes too, so one address cannot take all.
+pub const JOINS_MAX: usize = 16;
 /// A join from hello to payload, ms: a commit of the zone is part of it.
 pub const JOIN_MS_MAX: u64 = 30_000;
 /// Bytes of what a joiner is handed.
@@ -111,6 +111,6 @@ const _: () = assert!(
         && RPC_BODY_MAX <= RPC_BYTES_PER_PEER_MAX
         && RPC_BYTES_PER_PEER_MAX <= CONNECTION_WINDOW as usize
 );
-const _: () = assert!(STRANGER_HANDSHAKES_PER_IP_MAX < STRANGER_HANDSHAKES_MAX);
+const _: () = assert!(STRANGER_HANDSHAKES_PER_IP_MAX < JOINS_MAX && JOINS_MAX < STRANGER_HANDSHAKES_MAX);
 const _: () = assert!(BULK_ANSWER_MAX <= RPC_BODY_MAX && JOIN_PAYLOAD_MAX <= RPC_BODY_MAX);
 const _: () = assert!(TEXT_LEN_MAX <= BULK_ANSWER_MAX);

@@ -68,8 +68,8 @@ pub(crate) async fn accept(core: Arc<Core>, socket: quinn::Endpoint, configs: Co
             let Ok(Ok(connection)) = timeout(wait, connecting).await else { return };
             match tls::peer(&connection) {
                 Some((protocol, key)) if protocol == ALPN_JOIN => {
-                    drop(entered); // Joiners have room of their own.
                     join::host(&core, &connection, key).await;
+                    drop(entered);
                 }
                 Some((protocol, key)) if protocol == ALPN => {
                     let link = timeout(wait, meet(&core, &connection, key)).await;

@@ -358,6 +358,14 @@ mod tests {
         let r = Response { status: Status::UnknownKind, retry: Retry::Operator, body_len: 5 };
         assert_eq!(r.to_bytes(), *b"zwrs\x01\0\x04\0\x02\0\0\0\x05\0\0\0");
         assert_eq!(Response::parse(&r.to_bytes(), 0), Ok(r));
+        // The example of the page.
+        let page = include_str!("../../docs/transport.md");
+        let question = Request { kind: 1, deadline_ms: 250, body_len: 2 }.to_bytes();
+        let answer = Response { status: Status::Ok, retry: Retry::Never, body_len: 2 }.to_bytes();
+        for bytes in [[&question[..], b"hi"].concat(), [&answer[..], b"ok"].concat()] {
+            let hex = zoneward_sectors::ids::hex(&bytes);
+            assert!(page.lines().any(|l| l.replace(' ', "") == hex), "the page does not show {hex}");
+        }
     }
 
     #[test]

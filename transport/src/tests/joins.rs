@@ -3,7 +3,6 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::join::DeskFull;
 
 /// A zone that takes each invite once.
 #[derive(Default)]
