@@ -59,6 +59,15 @@ impl BulkReceiver {
         self.left
     }
 
+    /// Waits for the end after the last byte, for readers that count instead of reading to the end of file.
+    pub async fn end(&mut self) -> io::Result<()> {
+        let mut byte = [0u8; 1];
+        match self.read(&mut byte).await? {
+            0 => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not all bytes were read before the end")),
+        }
+    }
+
     fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buf = ReadBuf::new(buf);
         match Pin::new(&mut self.recv).poll_read(cx, &mut buf) {
@@ -117,12 +126,6 @@ impl AsyncRead for BulkReceiver {
         };
         buf.advance(n);
         this.left -= n as u64;
-        // The end is part of the last byte: a reader that takes exactly `length` bytes has seen it too.
-        if this.left == 0
-            && let Poll::Ready(Err(e)) = this.poll_end(cx)
-        {
-            return Poll::Ready(Err(e));
-        }
         Poll::Ready(Ok(()))
     }
 }

@@ -170,14 +170,14 @@ struct Accepted {
 }
 
 /// What both proofs cover.
-struct Session {
-    exported: [u8; 32],
-    joiner_key: [u8; 32],
-    host_key: [u8; 32],
-    zone: ZoneId,
-    joiner: NodeId,
-    host: NodeId,
-    token: TokenHash,
+pub(crate) struct Session {
+    pub exported: [u8; 32],
+    pub joiner_key: [u8; 32],
+    pub host_key: [u8; 32],
+    pub zone: ZoneId,
+    pub joiner: NodeId,
+    pub host: NodeId,
+    pub token: TokenHash,
 }
 
 impl Session {
@@ -195,9 +195,17 @@ impl Session {
         ]
         .concat()
     }
+
+    /// The joiner's question with its proof.
+    pub fn prove(&self, invite: &Invite) -> Vec<u8> {
+        let transcript = self.transcript(invite.expires_unix, invite.role);
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, &*invite.secret);
+        let proof = hmac::sign(&secret, &[LABEL_JOINER, &transcript].concat());
+        [&PROVE[..], &VERSION.to_le_bytes(), &[0, 0], &self.token.0, &self.joiner.0, proof.as_ref()].concat()
+    }
 }
 
-fn exported(connection: &quinn::Connection) -> Option<[u8; 32]> {
+pub(crate) fn exported(connection: &quinn::Connection) -> Option<[u8; 32]> {
     let mut out = [0u8; 32];
     connection.export_keying_material(&mut out, EXPORTER, b"").ok()?;
     Some(out)
@@ -408,15 +416,14 @@ async fn join_at(
         host: host.node,
         token: invite.token_hash(),
     };
-    let transcript = session.transcript(invite.expires_unix, invite.role);
-    let secret = hmac::Key::new(hmac::HMAC_SHA256, &*invite.secret);
-    let proof = hmac::sign(&secret, &[LABEL_JOINER, &transcript].concat());
-    let prove = [&PROVE[..], &VERSION.to_le_bytes(), &[0, 0], &session.token.0, &node.0, proof.as_ref()].concat();
+    let prove = session.prove(invite);
     let mut answer = question(&connection, addr, &prove, PROOF_LEN + JOIN_PAYLOAD_MAX).await?;
     if answer.len() < PROOF_LEN {
         return Err(cut());
     }
     let payload = answer.split_off(PROOF_LEN);
+    let transcript = session.transcript(invite.expires_unix, invite.role);
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, &*invite.secret);
     hmac::verify(&secret, &[LABEL_HOST, &transcript].concat(), &answer).map_err(|_| JoinError::HostProof { addr })?;
     connection.close(close::DONE.into(), b"joined");
     Ok(Joined { host, addr, payload })

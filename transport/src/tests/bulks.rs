@@ -43,7 +43,7 @@ impl Sink {
             assert!(buf[..most].iter().enumerate().all(|(i, b)| *b == ((seen as usize + i) % 251) as u8));
             seen += most as u64;
         }
-        assert_eq!(stream.read(&mut buf).await.unwrap(), 0);
+        stream.end().await.unwrap();
         Ok(seen.to_le_bytes().to_vec())
     }
 }

@@ -1,5 +1,7 @@
 //! Peers that send anything at all: each wrong has its answer, and the endpoint serves on.
 
+use tokio::io::AsyncReadExt;
+
 use super::*;
 use crate::memory::Seeded;
 use crate::rpc::{read_response, response_bytes};
@@ -61,6 +63,41 @@ async fn each_wrong_frame_has_its_own_refusal() {
         assert!(refusal.status == status && refusal.text.contains(text), "{bytes:02x?}: {refusal:?}");
     }
     assert_eq!(ask(&connection, &frame(16, 3, b"abc")).await.unwrap().unwrap(), b"abc");
+}
+
+/// Reads all, and says how that ended.
+struct Reads;
+
+impl BulkHandler for Reads {
+    fn receive(&self, _: NodeId, _: BulkOpen, mut s: BulkReceiver) -> Boxed<'_, Result<Vec<u8>, Refusal>> {
+        Box::pin(async move {
+            let mut bytes = Vec::new();
+            let read = s.read_to_end(&mut bytes).await;
+            read.map_err(|e| Refusal::new(Retry::Later, format!("{:?}: {e}", e.kind())))?;
+            Ok(bytes)
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bulk_stream_ends_with_its_mark_or_in_an_error() {
+    let (a, b) = pair();
+    a.services.receive(1, Arc::new(Reads));
+    let (_socket, connection) = member(&b, &a).await;
+    let open = BulkOpen { purpose: 1, id: [0; 16], id2: [0; 16], offset: 0, length: 3 }.to_bytes();
+    let cases = [
+        (b"ab".as_slice(), "UnexpectedEof: the sender stopped after 2 of 3 bytes"),
+        (b"", "UnexpectedEof: the sender stopped after 0 of 3 bytes"),
+        (b"abc", "UnexpectedEof: the sender stopped after 3 of 3 bytes"),
+        (b"abczwb", "UnexpectedEof"),
+        (b"abcdzwbe", "InvalidData: bytes follow"),
+        (b"abczwbez", "InvalidData: bytes follow"),
+    ];
+    for (bytes, text) in cases {
+        let refusal = ask(&connection, &[&open[..], bytes].concat()).await.unwrap().unwrap_err();
+        assert!(refusal.status == Status::Refused && refusal.text.starts_with(text), "{bytes:?}: {refusal:?}");
+    }
+    assert_eq!(ask(&connection, &[&open[..], b"abczwbe"].concat()).await.unwrap().unwrap(), b"abc");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

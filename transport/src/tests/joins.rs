@@ -159,28 +159,78 @@ async fn a_relay_with_a_key_of_its_own_gains_nothing() {
     assert!(within(join(&good, id(8), joiner(8))).await.is_ok());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_proof_replayed_on_another_session_is_refused() {
-    let (node, good, desk) = open();
-    // A removed node plays host: its certificate still verifies, so it gets a proof of the joiner.
-    let removed = identity(5);
-    let thief = Node::start(&removed, members_of(ZONE, 1, &[&removed]));
-    let lure = Invite { addresses: vec![thief.addr()], ..good.clone() };
-    let bait = Invite::new(ZONE, good.fingerprint, vec![thief.addr()], 2000, Role::Full).unwrap();
-    thief.endpoint.open_invite(&bait, Arc::new(Desk::default())).unwrap();
-    assert_eq!(status(&lure, 8).await, Status::InviteUnknown);
-    // What it saw is no proof on its own session with a member.
-    let (_socket, connection) = raw(Some(&(joiner(66) as NodeKey)), tls::ALPN_JOIN, node.addr()).await.unwrap();
-    let mut answers = Vec::new();
-    let prove = [b"zwjp\x01\0\0\0".as_slice(), &good.token_hash().0, &[8; 16], &[0xab; 32]].concat();
-    for question in [b"zwjh\x01\0\x01\0".to_vec(), prove] {
+/// Asks `node` with `key` as a joiner would, with the bytes that `prove` makes on this session.
+async fn ask_with(
+    node: &Node,
+    key: &NodeKey,
+    prove: impl FnOnce(&quinn::Connection) -> Vec<u8>,
+) -> Result<Vec<u8>, Refusal> {
+    let (_socket, connection) = raw(Some(key), tls::ALPN_JOIN, node.addr()).await.unwrap();
+    let mut last = None;
+    for question in [b"zwjh\x01\0\x01\0".to_vec(), prove(&connection)] {
         let (mut send, mut recv) = connection.open_bi().await.unwrap();
         send.write_all(&question).await.unwrap();
         send.finish().unwrap();
-        answers.push(within(rpc::read_response(&mut recv, 1 << 20)).await.unwrap());
+        last = Some(within(rpc::read_response(&mut recv, 1 << 21)).await.unwrap());
     }
-    assert_eq!(answers.pop().unwrap().unwrap_err().status, Status::InviteProof);
+    last.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proof_is_good_for_its_own_session_key_and_node_only() {
+    let (node, good, desk) = open();
+    let (key, other): (NodeKey, NodeKey) = (joiner(8), joiner(9));
+    let session = |c: &quinn::Connection| join::Session {
+        exported: join::exported(c).unwrap(),
+        joiner_key: key.public_key(),
+        host_key: node.key().public_key(),
+        zone: ZONE,
+        joiner: id(8),
+        host: id(1),
+        token: good.token_hash(),
+    };
+    // Recorded on one session, replayed on another, even by one who has the joiner's key.
+    let (_socket, first) = raw(Some(&key), tls::ALPN_JOIN, node.addr()).await.unwrap();
+    let recorded = session(&first).prove(&good);
+    let e = ask_with(&node, &key, |_| recorded).await.unwrap_err();
+    assert_eq!(e.status, Status::InviteProof);
+    let e = ask_with(&node, &other, |c| session(c).prove(&good)).await.unwrap_err();
+    assert_eq!(e.status, Status::InviteProof);
+    let as_another = |c: &quinn::Connection| {
+        let mut bytes = session(c).prove(&good);
+        bytes[40..56].fill(7);
+        bytes
+    };
+    assert_eq!(ask_with(&node, &key, as_another).await.unwrap_err().status, Status::InviteProof);
+    for (at, value, want) in [(0, b'x', Status::BadFrame), (4, 2, Status::WrongVersion), (7, 1, Status::BadFrame)] {
+        let bent = |c: &quinn::Connection| {
+            let mut bytes = session(c).prove(&good);
+            bytes[at] = value;
+            bytes
+        };
+        assert_eq!(ask_with(&node, &key, bent).await.unwrap_err().status, want);
+    }
     assert!(desk.used.lock().unwrap().is_empty());
+    assert!(ask_with(&node, &key, |c| session(c).prove(&good)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn noise_at_the_door_for_joiners_does_no_harm() {
+    let (node, good, desk) = open();
+    let mut random = crate::memory::Seeded(7);
+    for n in 0..10u8 {
+        let key: NodeKey = joiner(100 + n);
+        let (_socket, connection) = raw(Some(&key), tls::ALPN_JOIN, node.addr()).await.unwrap();
+        let (mut send, mut recv) = connection.open_bi().await.unwrap();
+        let noise: Vec<u8> = (0..8 + n).map(|_| random.next() as u8).collect();
+        let _ = send.write_all(&noise).await; // The member may have heard enough.
+        let _ = send.finish();
+        let answer = within(rpc::read_response(&mut recv, 1 << 21)).await;
+        assert!(!matches!(answer, Ok(Ok(_))));
+        within(connection.closed()).await;
+    }
+    assert!(desk.used.lock().unwrap().is_empty());
+    assert!(within(join(&good, id(8), joiner(8))).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

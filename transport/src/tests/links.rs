@@ -91,7 +91,7 @@ async fn a_deadline_ends_the_work_on_both_sides() {
 async fn dropping_a_call_cancels_it() {
     let (a, b) = pair();
     let endpoint = a.endpoint.clone();
-    let call = tokio::spawn(async move { endpoint.call(id(2), NEVER, b"x", LONG).await });
+    let call = tokio::spawn(async move { endpoint.call(id(2), NEVER, b"x", 2 * LONG).await });
     within(b.handlers.started.acquire()).await.unwrap().forget();
     call.abort();
     within(b.handlers.dropped.notified()).await;
@@ -146,9 +146,16 @@ async fn strangers_and_those_without_a_key_are_refused_by_tls() {
     let s = Node::start(&stranger, members_of(ZONE, 1, &[&stranger, &a.identity]));
     let e = s.endpoint.connect(id(1), a.addr()).await.unwrap_err();
     assert!(matches!(e, CallError::Unreachable { source: DialError::Broken(_, Broken::KeyRefused), .. }), "{e}");
-    for (key, protocol) in [(None, tls::ALPN), (Some(b.key()), b"h3".as_slice()), (Some(b.key()), tls::ALPN_JOIN)] {
+    let other: NodeKey = stranger.clone();
+    for (key, protocol) in [
+        (Some(other), tls::ALPN),
+        (None, tls::ALPN),
+        (Some(b.key()), b"h3".as_slice()),
+        (Some(b.key()), tls::ALPN_JOIN),
+    ] {
         let Ok((_socket, connection)) = raw(key.as_ref(), protocol, a.addr()).await else { continue };
-        // A client may finish its handshake before the server has judged it.
+        // A client may finish its handshake before the server has judged it. It is TLS that refuses, not the layer
+        // above it.
         let e = within(connection.closed()).await;
         assert!(matches!(e, quinn::ConnectionError::ConnectionClosed(_)), "{e}");
     }
