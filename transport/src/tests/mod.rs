@@ -4,6 +4,7 @@ mod bulks;
 mod hostile;
 mod joins;
 mod links;
+mod weather;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
