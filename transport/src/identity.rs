@@ -47,6 +47,8 @@ pub enum IdentityError {
     Damaged { path: PathBuf, what: &'static str },
     #[error("the node's identity {} has version {version}, this program knows version {VERSION}", path.display())]
     Version { path: PathBuf, version: u16 },
+    #[error("the certificate is for another key or node ({got}) than the one that joins ({node}): join again")]
+    OtherCertificate { node: NodeId, got: NodeId },
     #[error("the certificate in the node's identity {} is refused", path.display())]
     Certificate { path: PathBuf, source: CertError },
 }
@@ -68,23 +70,9 @@ impl NodeIdentity {
     /// (which must exist), readable by this user only. An identity that is already there is never replaced.
     pub fn create(dir: &Path, node: NodeId, epoch: u32, owner: &dyn Signer) -> Result<Self, IdentityError> {
         let path = dir.join(FILE_NAME);
-        let io = |what| {
-            let path = path.clone();
-            move |source| IdentityError::Io { what, path, source }
-        };
-        if fsx::size(&path).map_err(io("looking for"))?.is_some() {
-            return Err(IdentityError::Exists { path });
-        }
-        let seed = Secret32::random();
-        let key = SigningKey::from_seed(&seed);
-        let certificate = NodeCertificate::issue(owner, epoch, node, key.public_key());
-        let mut bytes = Zeroizing::new([0u8; FILE_LEN]);
-        bytes[..6].copy_from_slice(&MAGIC);
-        bytes[6..SEED_AT].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[SEED_AT..CERT_AT].copy_from_slice(&seed.0);
-        bytes[CERT_AT..].copy_from_slice(&certificate.to_bytes());
-        fsx::write_durably(&path, &*bytes, 0o600).map_err(io("writing"))?;
-        Ok(Self { key, certificate })
+        let new = NewNode::random(node);
+        let certificate = NodeCertificate::issue(owner, epoch, node, new.public_key());
+        new.write(path, certificate)
     }
 
     /// Reads the identity from `dir`. The certificate must stand under the owner's signing key that the zone trusts.
@@ -123,6 +111,79 @@ impl NodeIdentity {
     /// The owner's certificate for this node's key.
     pub fn certificate(&self) -> &NodeCertificate {
         &self.certificate
+    }
+}
+
+/// A node that has a key and no certificate yet: what joins a zone. The key is in memory only, so a node that stops
+/// before it is certified begins anew.
+pub struct NewNode {
+    node: NodeId,
+    seed: Secret32,
+    key: SigningKey,
+}
+
+impl std::fmt::Debug for NewNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NewNode({})", self.node)
+    }
+}
+
+impl NewNode {
+    /// A fresh key for `node`.
+    pub fn random(node: NodeId) -> Self {
+        let seed = Secret32::random();
+        let key = SigningKey::from_seed(&seed);
+        Self { node, seed, key }
+    }
+
+    /// The node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Takes the certificate that the zone handed over, if it is for this key and node and of the owner whose signing
+    /// key is trusted, and writes both durably into `dir`, as [`NodeIdentity::create`] does.
+    pub fn certified(
+        &self,
+        dir: &Path,
+        certificate: NodeCertificate,
+        trusted_owner_sign_public: &[u8; 32],
+    ) -> Result<NodeIdentity, IdentityError> {
+        let path = dir.join(FILE_NAME);
+        if let Err(source) = certificate.verify(trusted_owner_sign_public) {
+            return Err(IdentityError::Certificate { path, source });
+        }
+        if (certificate.node, certificate.public_key) != (self.node, self.key.public_key()) {
+            return Err(IdentityError::OtherCertificate { node: self.node, got: certificate.node });
+        }
+        self.write(path, certificate)
+    }
+
+    fn write(&self, path: PathBuf, certificate: NodeCertificate) -> Result<NodeIdentity, IdentityError> {
+        let io = |what| {
+            let path = path.clone();
+            move |source| IdentityError::Io { what, path, source }
+        };
+        if fsx::size(&path).map_err(io("looking for"))?.is_some() {
+            return Err(IdentityError::Exists { path });
+        }
+        let mut bytes = Zeroizing::new([0u8; FILE_LEN]);
+        bytes[..6].copy_from_slice(&MAGIC);
+        bytes[6..SEED_AT].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[SEED_AT..CERT_AT].copy_from_slice(&self.seed.0);
+        bytes[CERT_AT..].copy_from_slice(&certificate.to_bytes());
+        fsx::write_durably(&path, &*bytes, 0o600).map_err(io("writing"))?;
+        Ok(NodeIdentity { key: SigningKey::from_seed(&self.seed), certificate })
+    }
+}
+
+impl Signer for NewNode {
+    fn public_key(&self) -> [u8; 32] {
+        self.key.public_key()
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.key.sign(message)
     }
 }
 
@@ -200,6 +261,26 @@ mod tests {
         let e = NodeIdentity::create(dir.path(), NODE, 3, &owner()).unwrap_err();
         assert!(matches!(e, IdentityError::Exists { .. }));
         assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_new_node_takes_only_its_own_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = NewNode::random(NODE);
+        let mallory = SigningKey::from_seed(&Secret32([2; 32]));
+        let wrong = [
+            NodeCertificate::issue(&owner(), 1, NODE, [9; 32]),
+            NodeCertificate::issue(&owner(), 1, NodeId([8; 16]), new.public_key()),
+            NodeCertificate::issue(&mallory, 1, NODE, new.public_key()),
+        ];
+        for certificate in wrong {
+            new.certified(dir.path(), certificate, &trusted()).unwrap_err();
+        }
+        let good = NodeCertificate::issue(&owner(), 1, NODE, new.public_key());
+        let id = new.certified(dir.path(), good, &trusted()).unwrap();
+        let back = NodeIdentity::load(dir.path(), &trusted()).unwrap();
+        assert_eq!((back.node(), back.public_key()), (new.node(), id.public_key()));
+        assert_eq!(format!("{new:?}"), format!("NewNode({NODE})"));
     }
 
     #[test]
