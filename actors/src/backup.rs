@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use zoneward_consensus::command::Command;
+use zoneward_consensus::limits;
 use zoneward_consensus::model::{CheckpointKind, CheckpointState, Source, TaskState, TaskStats};
 use zoneward_sectors::diff::{Change, Counts, Trouble};
 use zoneward_sectors::entry::Stamp;
@@ -274,7 +275,28 @@ fn warnings_of(r: &SourceReport) -> Vec<String> {
         r.troubles.iter().filter(|t| !t.vanished).map(|t| format!("{}: cannot {}: {}", show(&t.path), t.what, t.error));
     let unread = r.packed.unread.iter().map(|(p, why)| format!("{}: {why}", show(p)));
     let unsteady = r.packed.unsteady.iter().map(|p| format!("{}: changed while it was read", show(p)));
-    scan.chain(unread).chain(unsteady).take(1000).collect()
+    let mut room = limits::WARNINGS_LEN_MAX;
+    scan.chain(unread)
+        .chain(unsteady)
+        .map(|w| shorten(w, limits::WARNING_LEN_MAX))
+        .take(limits::WARNINGS_MAX)
+        .take_while(|w| {
+            let len = serde_json::to_string(w).map_or(usize::MAX, |json| json.len());
+            let fits = room >= len;
+            room = room.saturating_sub(len);
+            fits
+        })
+        .collect()
+}
+
+/// The beginning of a text, with a mark where it was cut.
+fn shorten(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 fn pack_all(

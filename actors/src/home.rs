@@ -125,3 +125,34 @@ impl Home {
         self.dir.join(format!("catalogs/{layer}-{part:05}.zst"))
     }
 }
+
+/// The number of a node's start in this home: one more than the last, durable before it is answered. Peers refuse a node
+/// that shows less than they remember: it runs on an old copy of its disk.
+pub fn next_incarnation(dir: &Path) -> Result<u64, HomeError> {
+    let path = dir.join("incarnation");
+    let last = match fsx::read_limited(&path, 32) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+        read => read.and_then(|bytes| {
+            let number = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse::<u64>().ok());
+            number.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it holds no number"))
+        }),
+    };
+    let last = last.map_err(io_at("read", &path))?;
+    let next = last.saturating_add(1);
+    fsx::write_durably(&path, format!("{next}\n").as_bytes(), 0o600).map_err(io_at("write", &path))?;
+    Ok(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_start_has_a_higher_number() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!([(); 3].map(|()| next_incarnation(dir.path()).unwrap()), [1, 2, 3]);
+        std::fs::write(dir.path().join("incarnation"), "x").unwrap();
+        // A number that is made up could be lower than one that was shown.
+        assert!(matches!(next_incarnation(dir.path()), Err(HomeError::Io { .. })));
+    }
+}

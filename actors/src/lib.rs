@@ -10,6 +10,7 @@ pub mod backup;
 pub mod catalogs;
 pub mod check;
 pub mod clock;
+pub mod cluster;
 pub mod errors;
 pub mod home;
 pub mod init;

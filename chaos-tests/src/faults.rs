@@ -142,6 +142,7 @@ fn restore(shop: &Workshop, site: &Site, fault: &str) -> Tried {
 
 fn after_restore(shop: &Workshop, site: &Site, ended: &Ended) -> Result<()> {
     ended.in_order()?;
+    ensure!(ended.code != Some(5), "a failing call is called damage");
     if ended.code == Some(0) {
         site.same("again", &shop.second).context("acknowledged")?;
     }

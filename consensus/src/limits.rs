@@ -12,8 +12,14 @@ pub const SNAPSHOT_LEN_MAX: u64 = EXPORT_LEN_MAX;
 pub const CHUNK_LEN_MAX: u64 = 1 << 20;
 /// Warnings kept for one task; the rest are counted.
 pub const WARNINGS_MAX: usize = 1000;
-/// Bytes of one command.
-pub const COMMAND_LEN_MAX: usize = 64 << 20;
+/// Bytes of one command: it must pass a slow line between two words of a leader, or nearly so.
+pub const COMMAND_LEN_MAX: usize = 2 << 20;
+/// Bytes of all warnings of one task, and of one: paths may be long.
+pub const WARNINGS_LEN_MAX: usize = 512 << 10;
+/// See [`WARNINGS_LEN_MAX`].
+pub const WARNING_LEN_MAX: usize = 1 << 10;
+/// Copies in one command that says they were found whole.
+pub const VERIFIED_MAX: usize = 10_000;
 /// Work proposed in one round of planning.
 pub const PLAN_MAX: usize = 256;
 /// Leftovers to be removed in one round, shared among the targets: the rest waits for the next round.

@@ -16,8 +16,9 @@ pub const FRAMES_MAX: u64 = 1 << 20;
 pub const INDEX_LEN_MAX: u64 = 16 << 20;
 /// Bytes of one catalog part.
 pub const CATALOG_PART_MAX: u64 = 64 << 20;
-/// Bytes of one catalog line.
-pub const CATALOG_LINE_MAX: usize = 1 << 20;
+/// Bytes of one catalog line: the longest extended attributes as base64, two long paths with every byte escaped, and a
+/// line's extents fit.
+pub const CATALOG_LINE_MAX: usize = 4 << 20;
 /// Extents in one catalog line; more go to continuation lines.
 pub const EXTENTS_PER_LINE: usize = 1024;
 /// Bytes of a path or of a link target.
@@ -41,3 +42,8 @@ pub const CLASS_LOG2_MAX: u8 = 36;
 const _: () = assert!(SEGMENT_LEN as u64 * SEGMENTS_MAX == 1 << CLASS_LOG2_MAX);
 const _: () = assert!(CHUNK_MIN < CHUNK_AVG && CHUNK_AVG < CHUNK_MAX);
 const _: () = assert!(CHUNK_MAX <= FRAME_TAR_MAX);
+
+// An entry whose line the reader refuses would make a whole catalog unreadable. Names are at most 64 KiB of the
+// attributes (the kernel's limit for a list); a control character takes six bytes of JSON, an extent about 100.
+const _: () =
+    assert!(CATALOG_LINE_MAX > XATTRS_LEN_MAX / 3 * 4 + 6 * (64 << 10) + 12 * PATH_LEN_MAX + 100 * EXTENTS_PER_LINE);

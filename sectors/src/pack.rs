@@ -274,3 +274,6 @@ impl<'a, S: Sectors> Packer<'a, S> {
         self.place.finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

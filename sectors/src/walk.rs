@@ -254,3 +254,6 @@ impl Drop for Walk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,10 @@ use crate::wire::{FrameError, MAGIC_LEN, REQUEST_LEN, RESPONSE_LEN, Request, Res
 pub mod kind {
     /// Messages of the consensus.
     pub const RAFT: u16 = 1;
+    /// A command on its way to the leader.
+    pub const PROPOSE: u16 = 2;
+    /// A node tells the leader where it can be reached.
+    pub const ANNOUNCE: u16 = 3;
 }
 
 /// A future in a box, as the traits here return it.

@@ -4,7 +4,7 @@
 //! comes back. Here a node may stand for election only after a majority of the voters say that they hear no leader
 //! either. It changes nothing of raft's safety: it only keeps elections from beginning.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,8 +31,15 @@ struct Seen {
     leader: Option<Instant>,
     /// When other nodes last answered this node as their leader.
     answers: BTreeMap<NodeId, Instant>,
-    /// Nodes that members of the zone call members, though this node's log does not yet.
-    vouched: BTreeSet<NodeId>,
+    vouched: Vouched,
+}
+
+/// A newer membership than this node's log has, as members of the zone tell it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Vouched {
+    pub nodes: BTreeMap<NodeId, Peer>,
+    /// The entry that made them members.
+    pub since: Option<u64>,
 }
 
 impl Contacts {
@@ -65,8 +72,11 @@ impl Contacts {
         majority(membership, fresh)
     }
 
-    pub fn is_vouched(&self, node: NodeId) -> bool {
-        self.seen().vouched.contains(&node)
+    /// What members tell of the membership, if it is newer than the one that entry `own` made. An older one would let in
+    /// who was removed since.
+    pub fn vouched(&self, own: Option<u64>) -> Option<Vouched> {
+        let seen = self.seen();
+        (seen.vouched.since > own).then(|| seen.vouched.clone())
     }
 }
 
@@ -111,8 +121,9 @@ impl Guard {
             return false;
         }
         let answers = self.ask_all(&membership).await;
-        let vouched = answers.values().flat_map(|h| h.members.iter().copied()).collect();
-        self.contacts.seen().vouched = vouched;
+        if let Some(newest) = answers.values().max_by_key(|h| h.since) {
+            self.contacts.seen().vouched = Vouched { nodes: newest.members.clone(), since: newest.since };
+        }
         // While they answered, a leader may have spoken.
         !self.contacts.hears_leader()
             && membership.voter_ids().any(|id| id == self.me)

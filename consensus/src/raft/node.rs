@@ -332,9 +332,23 @@ impl Consensus {
     /// A node belongs to the zone if it does as of the last entry applied here, or if members say so: this node's log
     /// may be too old to know a new leader. A node that knows of no zone yet takes whom the transport let in.
     fn admits(&self, from: NodeId) -> bool {
+        let known = self.known();
+        known.is_empty() || known.contains_key(&from)
+    }
+
+    /// Who belongs to the zone as of the last entry applied here, or, where members tell of a newer membership, by that
+    /// one. What the links between nodes go by.
+    pub fn known(&self) -> BTreeMap<NodeId, Peer> {
         let members = self.membership();
-        let mut nodes = members.nodes().map(|(id, _)| *id).peekable();
-        nodes.peek().is_none() || nodes.any(|id| id == from) || self.0.contacts.is_vouched(from)
+        match self.0.contacts.vouched(members.log_id().map(|id| id.index)) {
+            Some(newer) => newer.nodes,
+            None => members.nodes().map(|(id, peer)| (*id, peer.clone())).collect(),
+        }
+    }
+
+    /// Waits until an entry after `applied` is applied here, and answers its number; `None` once the node has stopped.
+    pub async fn applied_beyond(&self, applied: Option<u64>) -> Option<u64> {
+        self.0.storage.applied_beyond(applied).await
     }
 
     async fn answer(&self, from: NodeId, request: Request) -> Response {
@@ -383,8 +397,13 @@ impl Consensus {
         let metrics = self.0.raft.metrics();
         let m = metrics.borrow();
         let members = m.membership_config.membership();
+        let since = m.membership_config.log_id().map(|id| id.index);
         let leads = m.current_leader == Some(self.0.me) && self.0.contacts.has_majority(self.0.me, members);
-        Heard { leader: leads || self.0.contacts.hears_leader(), members: members.nodes().map(|(id, _)| *id).collect() }
+        Heard {
+            leader: leads || self.0.contacts.hears_leader(),
+            members: members.nodes().map(|(id, p)| (*id, p.clone())).collect(),
+            since,
+        }
     }
 
     /// Stops the node. What was acknowledged stays; what is under way becomes unknown. The

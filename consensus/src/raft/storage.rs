@@ -54,11 +54,14 @@ struct Progress {
 impl Inner {
     /// Tells the others what was applied.
     fn applied(&self, ledger: &Ledger) {
-        self.progress.send_modify(|p| p.applied = ledger.head.applied.map(|id| id.index));
-        let mut members = lock(&self.members);
-        if **members != ledger.head.membership {
-            *members = Arc::new(ledger.head.membership.clone());
+        {
+            let mut members = lock(&self.members);
+            if **members != ledger.head.membership {
+                *members = Arc::new(ledger.head.membership.clone());
+            }
         }
+        // Whoever is woken by this sees the members of that entry.
+        self.progress.send_modify(|p| p.applied = ledger.head.applied.map(|id| id.index));
     }
 }
 
@@ -107,6 +110,13 @@ impl Storage {
     /// The newest state that this node has applied.
     pub(crate) fn view(&self) -> Arc<State> {
         Arc::clone(&lock(&self.0.state))
+    }
+
+    /// Waits for an entry after `applied`.
+    pub(crate) async fn applied_beyond(&self, applied: Option<u64>) -> Option<u64> {
+        let mut progress = self.0.progress.subscribe();
+        let seen = progress.wait_for(|p| p.failed || p.applied > applied).await.ok()?;
+        if seen.failed { None } else { seen.applied }
     }
 
     /// What was found damaged at the start, and made anew.

@@ -1,6 +1,6 @@
 //! What nodes say to each other: JSON in one bounded frame each way. Which node speaks is the transport's to prove.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapsho
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error as _};
 use zoneward_sectors::ids::NodeId;
 
-use super::types::{LogId, SnapshotMeta, Types, Vote};
+use super::types::{LogId, Peer, SnapshotMeta, Types, Vote};
 use crate::limits::FRAME_LEN_MAX;
 
 /// A question to another node.
@@ -60,7 +60,9 @@ pub struct Heard {
     /// A leader that has the majority.
     pub leader: bool,
     /// Who belongs to the zone, as far as this node knows.
-    pub members: BTreeSet<NodeId>,
+    pub members: BTreeMap<NodeId, Peer>,
+    /// The entry that made them members.
+    pub since: Option<u64>,
 }
 
 /// Why a frame cannot be used.

@@ -27,7 +27,9 @@ pub fn check(g: &Global, out: Out, a: &CheckArgs) -> Result<i32, Failure> {
     let code = tell(out, &zone, &report, started.elapsed().as_secs_f64());
     if !report.whole.is_empty() {
         let read = depth == Depth::Everything;
-        zone.propose(Command::Verified { copies: report.whole, read })?;
+        for copies in report.whole.chunks(zoneward_consensus::limits::VERIFIED_MAX) {
+            zone.propose(Command::Verified { copies: copies.to_vec(), read })?;
+        }
     }
     Ok(code)
 }

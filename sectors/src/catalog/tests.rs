@@ -42,6 +42,24 @@ fn read_all(bytes: &[u8], table: &SectorTable) -> Result<Vec<Line>, CatalogError
 }
 
 #[test]
+fn the_longest_line_that_is_written_is_read() {
+    let (own, source, layer) = ids();
+    let table = SectorTable::default();
+    let here = table.number(own);
+    let extents =
+        vec![Extent::Data { sector: here, offset: u64::MAX >> 12, len: 8 << 20, fingerprint: [255; 32] }; 1024];
+    let mut longest = entry(&[1; crate::limits::PATH_LEN_MAX], Kind::File, extents);
+    let names = (0..255u32).map(|i| [b"user.".to_vec(), vec![1; 240], i.to_string().into_bytes()].concat());
+    longest.xattrs = names.map(|n| (n, vec![0xFF; 3800])).collect();
+    longest.xattrs.sort();
+    let mut w = PartWriter::new(&table, own, source, layer, 0);
+    w.push(&longest);
+    let (bytes, _) = w.finish();
+    assert!(bytes.len() > 2 << 20, "the test is to reach far: {}", bytes.len());
+    assert_eq!(read_all(&bytes, &table).unwrap(), [Line::Entry(longest)]);
+}
+
+#[test]
 fn every_kind_of_entry_comes_back() {
     let (own, source, layer) = ids();
     let table = SectorTable::default();

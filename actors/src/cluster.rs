@@ -1,0 +1,244 @@
+//! A node in its zone's cluster: raft over authenticated links, on a runtime of its own.
+//!
+//! Nothing that works on data runs on this runtime, so that no step can hold up a heartbeat. [`Cluster`] is a handle that
+//! blocks: it is called from worker threads. The links obey the replicated membership: what is applied closes the links of
+//! a removed node before the next entry is applied. A crash leaves nothing to tidy: all that lasts is in the store.
+
+mod forward;
+mod peers;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+use zoneward_consensus::command::{Command, DecodeError, Entry};
+use zoneward_consensus::model::State;
+use zoneward_consensus::raft::{Consensus, Metrics, Peer, ProposeError, Reply, Settings, StartError};
+use zoneward_consensus::store::Store;
+use zoneward_sectors::crypto::Signer;
+use zoneward_sectors::ids::{NodeId, ZoneId};
+use zoneward_transport::{BindError, Config, Endpoint, MemberView, MembersError, NodeIdentity, Services};
+
+use crate::clock::now_ms;
+
+/// Threads of the runtime: consensus and links, never data.
+const THREADS: usize = 2;
+/// How often a node looks for what no entry tells it: a newer membership that others vouch for, its own address.
+const LOOK_MS: u64 = 200;
+/// Wait before a leader is looked for again, ms.
+const LEADER_WAIT_MS: u64 = 50;
+
+/// How a node takes part.
+#[derive(Clone, Debug)]
+pub struct ClusterSettings {
+    pub zone: ZoneId,
+    /// Where to listen (UDP).
+    pub listen: SocketAddr,
+    /// How others reach this node, `host:port`; empty: as it listens.
+    pub address: String,
+    /// Directory for snapshots.
+    pub snapshots: PathBuf,
+    /// The number of this start: see [`next_incarnation`](crate::home::next_incarnation).
+    pub incarnation: u64,
+    /// The members that a node knows before its log does: those that the one that let it join told it.
+    pub introduced: BTreeMap<NodeId, Peer>,
+}
+
+/// Why a node cannot take part.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    #[error("the threads of the consensus could not be started")]
+    Threads(#[source] std::io::Error),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("the zone's membership cannot be used")]
+    Members(#[from] MembersError),
+}
+
+/// Why a command did not come through.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("the zone refuses: {0}")]
+    Refused(String),
+    /// Nothing was done.
+    #[error("no leader was found: does a majority of the zone's nodes run? `zoneward node ls` shows them")]
+    NoLeader,
+    /// It may take effect now, later, or never.
+    #[error("the zone's majority gave no answer: look whether it took effect before trying again")]
+    Unknown,
+    /// Nothing was done.
+    #[error("too many commands are under way: try again in a moment")]
+    Busy,
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("{0}")]
+    Stopped(String),
+}
+
+/// A running node. Dropping it stops it.
+pub struct Cluster {
+    runtime: Option<Runtime>,
+    handle: tokio::runtime::Handle,
+    parts: Arc<Parts>,
+}
+
+/// What the tasks of a node share.
+pub(crate) struct Parts {
+    me: NodeId,
+    key: String,
+    address: String,
+    consensus: Consensus,
+    endpoint: Endpoint,
+    wait: Duration,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cluster({} at {})", self.parts.me, self.parts.address)
+    }
+}
+
+impl Cluster {
+    /// Starts this node on its store.
+    pub fn start(store: Store, identity: Arc<NodeIdentity>, settings: ClusterSettings) -> Result<Self, ClusterError> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(THREADS).thread_name("cluster").enable_all().build();
+        let runtime = runtime.map_err(ClusterError::Threads)?;
+        let parts = runtime.block_on(Self::start_parts(store, identity, settings))?;
+        let handle = runtime.handle().clone();
+        Ok(Self { runtime: Some(runtime), handle, parts })
+    }
+
+    async fn start_parts(
+        store: Store,
+        identity: Arc<NodeIdentity>,
+        settings: ClusterSettings,
+    ) -> Result<Arc<Parts>, ClusterError> {
+        let me = identity.node();
+        let key = STANDARD.encode(identity.public_key());
+        let begun: BTreeMap<NodeId, Peer> = match store.membership().nodes().next() {
+            Some(_) => store.membership().nodes().map(|(id, peer)| (*id, peer.clone())).collect(),
+            None => settings.introduced,
+        };
+        let view = MemberView::new(peers::members(settings.zone, 0, &begun, (me, &key))?);
+        let services = Services::new();
+        let config = Config {
+            identity,
+            members: view.clone(),
+            incarnation: settings.incarnation,
+            services: services.clone(),
+            clock: zoneward_transport::system_clock(),
+        };
+        let endpoint = Endpoint::bind(settings.listen, config)?;
+        peers::set_addresses(&endpoint, me, &begun).await;
+        let links = Arc::new(peers::Links(endpoint.clone()));
+        let raft = Settings::new(settings.snapshots);
+        let wait = Duration::from_millis(raft.wait_ms);
+        let consensus = Consensus::start(store, me, &raft, links).await?;
+        let address = if settings.address.is_empty() { endpoint.local_addr().to_string() } else { settings.address };
+        let parts = Arc::new(Parts { me, key, address, consensus, endpoint, wait });
+        forward::serve(&services, &parts);
+        tokio::spawn(peers::follow(Arc::downgrade(&parts), view, begun));
+        tokio::spawn(forward::announce(Arc::downgrade(&parts)));
+        Ok(parts)
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.parts.me
+    }
+
+    /// Where others reach it.
+    pub fn address(&self) -> &str {
+        &self.parts.address
+    }
+
+    /// The state as this node last applied it: it may be behind.
+    pub fn view(&self) -> Arc<State> {
+        self.parts.consensus.view()
+    }
+
+    /// The state with everything in it that was acknowledged before this was called.
+    pub fn linearizable(&self) -> Result<Arc<State>, CommandError> {
+        self.block(self.parts.consensus.linearizable()).map_err(CommandError::from)
+    }
+
+    /// How the node stands.
+    pub fn metrics(&self) -> Metrics {
+        self.parts.consensus.metrics()
+    }
+
+    /// Proposes a command, on whichever node leads. When this returns `Ok`, a majority has it on disk.
+    pub fn propose(&self, command: &Command) -> Result<Reply, CommandError> {
+        let entry = Entry::new(now_ms(), self.parts.me, command)?;
+        let reply = self.block(forward::propose(&self.parts, entry))?;
+        match reply.refused {
+            Some(why) => Err(CommandError::Refused(why.text)),
+            None => Ok(reply),
+        }
+    }
+
+    /// Adds a node that proved its key; it gets the log and has no vote until it is promoted. Asked of the leader.
+    pub fn add(&self, node: NodeId, peer: Peer) -> Result<(), CommandError> {
+        self.block(self.parts.consensus.add_learner(node, peer)).map_err(CommandError::from)
+    }
+
+    /// Gives a node a vote. Asked of the leader.
+    pub fn promote(&self, node: NodeId) -> Result<(), CommandError> {
+        self.block(self.parts.consensus.promote(node)).map_err(CommandError::from)
+    }
+
+    /// Removes a node: its links are closed on each node as soon as this is applied there. Asked of the leader.
+    pub fn remove(&self, node: NodeId) -> Result<(), CommandError> {
+        self.block(self.parts.consensus.remove(node)).map_err(CommandError::from)
+    }
+
+    fn block<T>(&self, what: impl Future<Output = T>) -> T {
+        self.handle.block_on(what)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let Some(runtime) = self.runtime.take() else { return };
+        let parts = self.parts.clone();
+        runtime.block_on(async move {
+            // Whoever waits for this node finds out by itself; nothing acknowledged depends on a clean end.
+            let _ = parts.consensus.shutdown().await;
+            parts.endpoint.close().await;
+        });
+        // Calls of the disk that are under way end by themselves.
+        runtime.shutdown_timeout(Duration::from_secs(2));
+    }
+}
+
+impl From<ProposeError> for CommandError {
+    fn from(e: ProposeError) -> Self {
+        match e {
+            ProposeError::NotLeader { .. } => Self::NoLeader,
+            ProposeError::Unknown => Self::Unknown,
+            ProposeError::Busy => Self::Busy,
+            ProposeError::Decode(e) => Self::Decode(e),
+            ProposeError::Members(text) => Self::Refused(text),
+            ProposeError::Stopped(text) => Self::Stopped(text),
+        }
+    }
+}
+
+/// Waits a moment, unless that would pass `until`.
+async fn pause(until: Instant) -> bool {
+    let next = Instant::now() + Duration::from_millis(LEADER_WAIT_MS);
+    tokio::time::sleep_until(next.min(until)).await;
+    next < until
+}
+
+#[cfg(test)]
+mod tests;
