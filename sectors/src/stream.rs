@@ -139,6 +139,9 @@ impl Trailer {
         if !inside(self.seek_table, self.raw_len) || !inside(self.index, self.tar_len) {
             return Err(TrailerError::Damaged("a range lies outside the sector"));
         }
+        if self.seek_table.0 + self.seek_table.1 != self.raw_len {
+            return Err(TrailerError::Damaged("the seek table does not end the sector"));
+        }
         Ok(())
     }
 }

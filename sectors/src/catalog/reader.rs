@@ -13,7 +13,9 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use super::SectorTable;
 use crate::entry::{Entry, Extent, Kind, Meta, Stamp, Xattrs, path_cmp};
 use crate::ids::{LayerId, SectorId, SourceId};
-use crate::limits::{CATALOG_LINE_MAX, CATALOG_PART_MAX, FRAME_TAR_MAX, PATH_LEN_MAX, XATTRS_LEN_MAX};
+use crate::limits::{
+    CATALOG_LINE_MAX, CATALOG_PART_MAX, EXTENTS_PER_LINE, FRAME_TAR_MAX, PATH_LEN_MAX, XATTRS_LEN_MAX,
+};
 
 /// Why a catalog is refused.
 #[derive(Debug, thiserror::Error)]
@@ -224,9 +226,17 @@ impl<R: BufRead> PartReader<R> {
     }
 
     fn extents(&self, raw: Vec<RawExtent>, out: &mut Vec<Extent>) -> Result<(), CatalogError> {
-        out.reserve(raw.len());
+        if raw.len() > EXTENTS_PER_LINE {
+            return Err(self.bad("too many extents in a line"));
+        }
         for x in raw {
+            // Holes side by side are one, and no bytes are none: else a part could make an entry many times its size.
+            if let (None, Some(Extent::Hole(n))) = (&x.data, out.last_mut()) {
+                *n = n.checked_add(x.a).ok_or_else(|| self.bad("a hole's length"))?;
+                continue;
+            }
             out.push(match x.data {
+                None if x.a == 0 => continue,
                 None => Extent::Hole(x.a),
                 Some((offset, len, fingerprint)) => {
                     let sector = *usize::try_from(x.a)

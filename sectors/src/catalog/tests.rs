@@ -134,6 +134,21 @@ fn damaged_and_hostile_lines_are_errors() {
     ));
 }
 
+#[test]
+fn holes_side_by_side_are_one_hole() {
+    let (_, source, layer) = ids();
+    let first = format!("{{\"catalog\":1,\"source\":\"{source}\",\"layer\":\"{layer}\",\"part\":0}}\n");
+    let common = "\"m\":1,\"u\":0,\"g\":0,\"mt\":[0,0],\"ct\":[0,0],\"i\":1";
+    let text =
+        format!("{first}{{\"p\":\"a\",\"t\":\"f\",\"s\":9,\"e\":[[0],[2],[0],[3]],{common}}}\n{{\"+\":[[4],[0]]}}\n");
+    let lines = read_all(text.as_bytes(), &SectorTable::default()).unwrap();
+    let Line::Entry(e) = &lines[0] else { panic!() };
+    assert_eq!(e.extents, [Extent::Hole(9)]);
+    let many = vec!["[1]"; 1025].join(",");
+    let text = format!("{first}{{\"p\":\"a\",\"t\":\"f\",\"s\":1025,\"e\":[{many}],{common}}}\n");
+    assert!(read_all(text.as_bytes(), &SectorTable::default()).is_err());
+}
+
 fn merged(layers: &[Vec<Line>]) -> Vec<Vec<u8>> {
     let boxed = layers.iter().map(|l| Box::new(l.clone().into_iter().map(Ok)) as Box<_>).collect();
     Merge::new(boxed).unwrap().map(|e| e.unwrap().path).collect()

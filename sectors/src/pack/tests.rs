@@ -55,7 +55,7 @@ impl SectorIn for Bytes {
     }
 }
 
-/// Sectors in memory, all of one class.
+/// Sectors in memory, of one class where what must go into them fits.
 struct Shelf {
     class_log2: u8,
     table: SectorTable,
@@ -90,13 +90,13 @@ impl Shelf {
 }
 
 impl Sectors for Shelf {
-    fn open(&mut self, _: u64, _: u64) -> Result<OpenedSector, PackError> {
+    fn open(&mut self, _: u64, at_least: u64) -> Result<OpenedSector, PackError> {
         let n = self.sectors.len() as u8 + 1;
         let (sector, dek) = (SectorId([n; 16]), Secret32([n; 32]));
         let node = SigningKey::from_seed(&Secret32([8; 32]));
         let cert = NodeCertificate::issue(&owner(), 1, NODE, node.public_key());
         let core = Core {
-            class_log2: self.class_log2,
+            class_log2: self.class_log2.max(at_least.next_power_of_two().trailing_zeros() as u8),
             signer_epoch: 1,
             alias: ZoneAlias([1; 16]),
             copy: CopyId([n; 16]),
@@ -184,8 +184,12 @@ fn many_sectors_come_back_and_what_is_right_is_left_alone() {
     let mut shelf = Shelf::new(20);
     let (layer, report) = pack(&mut shelf, src.path(), &[], || {});
     assert_eq!((report.unread_count, report.unsteady_count, report.vanished), (0, 0, 0));
-    assert!(shelf.sectors.len() >= 9, "9 MiB need as many sectors of 1 MiB: {}", shelf.sectors.len());
-    assert!(shelf.sectors.values().all(|(_, _, b)| b.0.lock().unwrap().len() < (1 << 20) + (16 << 10)));
+    assert!(shelf.sectors.len() >= 5, "4 MiB of small files alone need as many: {}", shelf.sectors.len());
+    for (header, _, bytes) in shelf.sectors.values() {
+        // Segments carry 16 bytes each, besides header, leaf table and trailer.
+        let (class, len) = (1usize << header.core().class_log2, bytes.0.lock().unwrap().len());
+        assert!(len <= class + class / (1 << 14) + (9 << 10), "{len} bytes in a class of {class}");
+    }
     let first = bring_back(&shelf, &[layer], out.path(), true);
     assert_eq!((first.files, first.failed_count, first.kept), (43, 0, 0));
     for e in fs::read_dir(src.path()).unwrap() {

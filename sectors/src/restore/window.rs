@@ -8,6 +8,7 @@ use super::{Cause, OpenSectors, Progress, RestoreError, RestoreReport, Settings,
 use crate::entry::{Entry, Extent, Kind};
 use crate::frames::FrameReader;
 use crate::fsx;
+use crate::limits::FRAME_TAR_MAX;
 use crate::place::{Place, PlacedFile, Placer};
 use crate::sector_reader::{SectorReadError, SectorReader};
 
@@ -437,8 +438,11 @@ fn split(reader: &SectorReader, sector: u32, all: &[Stretch], range: std::ops::R
         let s = &all[i];
         let frame = table.find(s.offset);
         let end_frame = table.find(s.offset + s.len - 1);
-        let near = match (last_frame, frame) {
-            (Some(l), Some(f)) => f == l || (f == l + 1 && s.offset - first_tar < TASK_TAR),
+        // What lies outside the tar is a task of its own, so that it takes nothing else with it. And however stretches
+        // overlap, a task stays bounded: all that lies in one frame is less than a frame away from the first.
+        let far = s.offset - first_tar;
+        let near = match (last_frame, frame, end_frame) {
+            (Some(l), Some(f), Some(_)) => (f == l && far < FRAME_TAR_MAX as u64) || (f == l + 1 && far < TASK_TAR),
             _ => false,
         };
         if i > start && !near {
