@@ -148,13 +148,11 @@ pub(super) async fn announce(parts: Weak<Parts>) {
                     let _ = p.consensus.set_peer(p.me, peer).await;
                 }
                 _ if mine.public_key != p.key => {}
-                leader => {
+                _ => {
                     // The leader may be one that this node has not heard of, because it looks for this node in the wrong
-                    // place: then all are told, and the one that leads acts on it.
-                    let all: Vec<NodeId> = match leader {
-                        Some(id) => vec![id],
-                        None => p.consensus.known().into_keys().filter(|id| *id != p.me).collect(),
-                    };
+                    // place; and whom this node takes for the leader may be long gone. So all are told, and the one that
+                    // leads acts on it.
+                    let all: Vec<NodeId> = p.consensus.known().into_keys().filter(|id| *id != p.me).collect();
                     for id in all {
                         let wait = Duration::from_millis(ANNOUNCE_MS);
                         let _ = p.endpoint.call(id, kind::ANNOUNCE, p.address.as_bytes(), wait).await;

@@ -188,3 +188,31 @@ fn a_removed_node_is_cut_off_at_once_and_a_stranger_never_gets_in() {
     nodes[1].propose(&add_target(2)).unwrap();
     assert!(nodes[0].linearizable().unwrap().revision > before);
 }
+
+#[test]
+fn a_node_that_was_away_while_the_members_changed_finds_back() {
+    let (disks, mut nodes) = zone(3);
+    // Node 3 is away while 4 and 5 join and 2 leaves; 1 then stops leading, so that only 4 or 5 can.
+    drop(nodes.remove(2));
+    let mut more: Vec<Disk> = [4, 5].into_iter().map(Disk::new).collect();
+    for disk in &more {
+        let node = disk.start(&[&nodes[0]]);
+        nodes[0].add(node.node(), disk.peer(node.address())).unwrap();
+        nodes[0].promote(node.node()).unwrap();
+        nodes.push(node);
+    }
+    nodes[0].propose(&add_target(1)).unwrap();
+    let first_at = nodes[0].address().to_owned();
+    drop(nodes.remove(0));
+    // 2, 4 and 5 of five are left.
+    until("another one leads", || leader(&nodes).is_some());
+    let leads = leader(&nodes).unwrap();
+    // 3 knows 1 and 2 alone.
+    let back = disks[2].start(&[]);
+    until("it hears the leader", || {
+        back.view().targets.len() == 1 && back.metrics().leader == Some(nodes[leads].node())
+    });
+    let first = disks[0].start_at(&first_at, &[]);
+    until("the first is back too", || first.metrics().leader.is_some());
+    more.clear();
+}
