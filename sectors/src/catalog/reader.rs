@@ -322,6 +322,15 @@ impl<R: BufRead> PartReader<R> {
             Kind::File | Kind::HardLink if raw.s.is_none() => return Err(self.bad("a file without a size")),
             _ => {}
         }
+        let is = |kinds: &[Kind]| kinds.contains(&kind);
+        let foreign = (raw.s.is_some() && !is(&[Kind::File, Kind::HardLink]))
+            || (!link.is_empty() && !is(&[Kind::Symlink, Kind::HardLink]))
+            || (raw.r.is_some() && !is(&[Kind::CharDevice, Kind::BlockDevice]))
+            || (raw.n.is_some() && is(&[Kind::Dir]))
+            || ((raw.e.is_some() || raw.w.is_some()) && !is(&[Kind::File]));
+        if foreign {
+            return Err(self.bad("a field that this type of entry does not have"));
+        }
         let xattrs = self.xattrs(raw.x, raw.x64)?;
         let mut extents = Vec::new();
         self.extents(raw.e.unwrap_or_default(), &mut extents)?;
@@ -349,6 +358,9 @@ impl<R: BufRead> PartReader<R> {
             return Err(self.bad("extended attributes are too long"));
         }
         out.sort();
+        if out.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err(self.bad("an extended attribute twice"));
+        }
         Ok(out)
     }
 

@@ -261,6 +261,10 @@ impl<'a, S: Sectors> Placing<'a, S> {
             News::Failed { path, error } => {
                 if error.kind() == std::io::ErrorKind::NotFound {
                     self.report.vanished += 1;
+                    // Its other names would point to nothing: they wait for the next backup.
+                    if let Some(c) = &mut self.current {
+                        c.failed.insert(path);
+                    }
                 } else {
                     self.failed(path, error.to_string());
                 }

@@ -287,6 +287,23 @@ fn a_second_layer_takes_only_what_is_new_and_says_what_is_gone() {
 }
 
 #[test]
+fn names_of_a_file_whose_first_name_vanished_wait_for_the_next_backup() {
+    let (src, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(src.path().join("a"), "one content").unwrap();
+    fs::hard_link(src.path().join("a"), src.path().join("b")).unwrap();
+    let mut shelf = Shelf::new(22);
+    let (first, report) = pack(&mut shelf, src.path(), &[], || fs::remove_file(src.path().join("a")).unwrap());
+    assert_eq!((report.vanished, report.unread_count), (1, 1), "{report:?}");
+    // Nothing in the catalog points to what is not there.
+    let cut = bring_back(&shelf, &[first], out.path(), true);
+    assert_eq!((cut.files, cut.failed_count), (0, 0), "{cut:?}");
+    let (second, _) = pack(&mut shelf, src.path(), &[first], || {});
+    let whole = bring_back(&shelf, &[first, second], out.path(), false);
+    assert_eq!((whole.files, whole.failed_count), (1, 0), "{whole:?}");
+    assert_eq!(fs::read(out.path().join("src/b")).unwrap(), b"one content");
+}
+
+#[test]
 fn damage_loses_what_it_hits_and_nothing_else_and_is_told_from_absence() {
     let src = tempfile::tempdir().unwrap();
     for i in 0..8u64 {
