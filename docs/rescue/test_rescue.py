@@ -524,7 +524,7 @@ class Rescue(unittest.TestCase):
                     row("a", "f", s=8, e=[[5, 0, 8, ""]]), row("a", "f", s=8, e=[[0, 1 << 40, 8, ""]]),
                     row("a", "l", l="x" * 70000),
                     row("a", "f", s=1025, e=[[1]] * 1025), row("a", "d", mt=[1]), row("a", "q"), {"+": []},
-                    {"p": "a", "t": 3}, {"k": 0, "sector": "00" * 16}, row("a", "d", y="x" * (1 << 20)),
+                    {"p": "a", "t": 3}, {"k": 0, "sector": "00" * 16}, row("a", "d", y="x" * (4 << 20)),
                     row("a", "d", x=[1]), row("zz", "d")):
             zone = self.tiny([row("", "d"), bad, dict(good)])
             code, err, _ = self.run_it(root=zone.root)
