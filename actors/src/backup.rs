@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use zoneward_consensus::command::Command;
 use zoneward_consensus::limits;
-use zoneward_consensus::model::{CheckpointKind, CheckpointState, Source, TaskState, TaskStats};
+use zoneward_consensus::model::{CheckpointKind, CheckpointState, RefusedSource, Source, TaskState, TaskStats};
 use zoneward_sectors::diff::{Change, Counts, Trouble};
 use zoneward_sectors::entry::Stamp;
 use zoneward_sectors::fsx;
@@ -18,6 +18,7 @@ use zoneward_sectors::pack::{PackReport, Packer, Progress, Settings, Task};
 
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
+use crate::open::chain;
 use crate::provide::Provider;
 use crate::settle;
 use crate::survey::{Compare, Survey, scan, source_path, survey};
@@ -53,6 +54,16 @@ impl SourceReport {
     /// Paths that could not be read, by the scan or by the packing.
     pub fn unread(&self) -> u64 {
         self.counts.unread + self.packed.unread_count
+    }
+
+    /// Its figures, as the zone keeps them.
+    pub fn stats(&self) -> TaskStats {
+        stats_of(&self.counts, &self.packed)
+    }
+
+    /// What went wrong with single paths, in words.
+    pub fn warnings(&self) -> Vec<String> {
+        warnings_of(self)
     }
 }
 
@@ -137,7 +148,8 @@ pub fn backup(
             let id = CheckpointId::random();
             fsx::point("open-checkpoint:before");
             let sources = request.sources.clone();
-            zone.propose(Command::OpenCheckpoint { checkpoint: id, checkpoint_kind: request.kind, sources })?;
+                let (checkpoint_kind, allow_empty) = (request.kind, request.allow_empty);
+            zone.propose(Command::OpenCheckpoint { checkpoint: id, checkpoint_kind, sources, allow_empty })?;
             fsx::point("open-checkpoint:after");
             id
         }
@@ -151,6 +163,57 @@ pub fn backup(
     let seq = zone.state().checkpoints.get(&checkpoint).map_or(0, |c| c.seq);
     let resumed = resumed.is_some();
     Ok(BackupReport { checkpoint: Some(checkpoint), seq, resumed, sources, refused, sectors, stored_bytes, settled })
+}
+
+/// Packs sources of a checkpoint under the lease that this handle works with: from where sealed work of them ended. A
+/// source in trouble is refused; the others go on.
+pub fn pack_sources(
+    zone: &mut Zone,
+    checkpoint: CheckpointId,
+    sources: &[SourceId],
+    threads: usize,
+    progress: &Arc<Progress>,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<(), ZoneError> {
+    let started = now_ms();
+    let known = zone.state().checkpoints.get(&checkpoint);
+    let known = known.ok_or(ZoneError::State { what: "a checkpoint that is being made" })?;
+    let (kind, allow_empty) = (known.kind, known.allow_empty);
+    let request = BackupRequest { sources: sources.to_vec(), kind, dry_run: false, allow_empty, threads };
+    let mut planned = Vec::new();
+    for id in sources {
+        let Some(source) = zone.state().sources.get(id).cloned() else {
+            let gone = RefusedSource { source: *id, code: GONE_CODE, why: "the source was removed".into() };
+            zone.propose(Command::RefuseTask { checkpoint, refused: gone })?;
+            continue;
+        };
+        match plan_source(zone, source, &request, Some(checkpoint), &progress.stop, tell) {
+            Ok(p) => planned.push(p),
+            Err(e) if is_about_the_source(&e) => {
+                let why = shorten(chain(&e), limits::WHY_LEN_MAX - 4);
+                let refused = RefusedSource { source: *id, code: source_code(&e), why };
+                zone.propose(Command::RefuseTask { checkpoint, refused })?;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    if planned.is_empty() {
+        return Ok(());
+    }
+    planned.sort_by_key(|p| std::cmp::Reverse(p.source.priority));
+    pack_all(zone, checkpoint, planned, &request, started, progress, tell).map(|_| ())
+}
+
+/// Number of the error for a source that is no longer there.
+const GONE_CODE: u16 = 1403;
+
+/// Number under which people find a source's trouble explained (`docs/errors.md`).
+pub fn source_code(e: &ZoneError) -> u16 {
+    match e {
+        ZoneError::SourceEmpty { .. } => 1401,
+        ZoneError::SourceMoved { .. } => 1402,
+        _ => GONE_CODE,
+    }
 }
 
 /// Whether an error speaks of one source alone.

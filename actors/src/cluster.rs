@@ -23,9 +23,10 @@ use zoneward_consensus::raft::{Consensus, Metrics, Peer, ProposeError, Reply, Se
 use zoneward_consensus::store::Store;
 use zoneward_sectors::crypto::Signer;
 use zoneward_sectors::ids::{NodeId, ZoneId};
-use zoneward_transport::{BindError, Config, Endpoint, MemberView, MembersError, NodeIdentity, Services};
+use zoneward_transport::{BindError, CallError, Config, Endpoint, MemberView, MembersError, NodeIdentity, Services};
 
 use crate::clock::now_ms;
+use crate::serve::MemberChange;
 
 /// Threads of the runtime: consensus and links, never data.
 const THREADS: usize = 2;
@@ -66,8 +67,12 @@ pub enum ClusterError {
 /// Why a command did not come through.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    #[error("the zone refuses: {0}")]
-    Refused(String),
+    #[error("the zone refuses: {text}")]
+    Refused {
+        /// Which kind: that of the control plane, or `members` or `failed`.
+        code: String,
+        text: String,
+    },
     /// Nothing was done.
     #[error("no leader was found: does a majority of the zone's nodes run? `zoneward node ls` shows them")]
     NoLeader,
@@ -97,6 +102,7 @@ pub(crate) struct Parts {
     address: String,
     consensus: Consensus,
     endpoint: Endpoint,
+    services: Services,
     wait: Duration,
 }
 
@@ -144,7 +150,7 @@ impl Cluster {
         let wait = Duration::from_millis(raft.wait_ms);
         let consensus = Consensus::start(store, me, &raft, links).await?;
         let address = if settings.address.is_empty() { endpoint.local_addr().to_string() } else { settings.address };
-        let parts = Arc::new(Parts { me, key, address, consensus, endpoint, wait });
+        let parts = Arc::new(Parts { me, key, address, consensus, endpoint, services: services.clone(), wait });
         forward::serve(&services, &parts);
         tokio::spawn(peers::follow(Arc::downgrade(&parts), view, begun));
         tokio::spawn(forward::announce(Arc::downgrade(&parts)));
@@ -181,9 +187,113 @@ impl Cluster {
         let entry = Entry::new(now_ms(), self.parts.me, command)?;
         let reply = self.block(forward::propose(&self.parts, entry))?;
         match reply.refused {
-            Some(why) => Err(CommandError::Refused(why.text)),
+            Some(why) => Err(CommandError::Refused { code: why.code, text: why.text }),
             None => Ok(reply),
         }
+    }
+
+    /// Waits until entry `revision` is applied here.
+    pub fn applied(&self, revision: u64) -> Result<Arc<State>, CommandError> {
+        let stopped = || CommandError::Stopped("this node stops".into());
+        let mut at = None;
+        // What the leader acknowledged is on its way here, unless this node is removed.
+        while self.view().revision < revision {
+            let next = self.block(async { tokio::time::timeout(self.parts.wait, self.parts.consensus.applied_beyond(at)).await });
+            at = match next {
+                Ok(Some(index)) => Some(index),
+                Ok(None) => return Err(stopped()),
+                Err(_) => return Err(CommandError::Unknown),
+            };
+        }
+        Ok(self.view())
+    }
+
+    /// Waits until this node knows another one. Runs on any runtime.
+    pub async fn applied_node(&self, node: NodeId) -> Result<Arc<State>, CommandError> {
+        let wait = async {
+            let mut at = None;
+            while !self.view().nodes.contains_key(&node) {
+                at = Some(self.applied_beyond(at).await.ok_or_else(|| CommandError::Stopped("this node stops".into()))?);
+            }
+            Ok(self.view())
+        };
+        tokio::time::timeout(self.parts.wait, wait).await.unwrap_or(Err(CommandError::Unknown))
+    }
+
+    /// Waits until an entry after `applied` is applied here; `None` once the node has stopped. Runs on any runtime.
+    pub async fn applied_beyond(&self, applied: Option<u64>) -> Option<u64> {
+        self.parts.consensus.applied_beyond(applied).await
+    }
+
+    /// Since when another node has not answered this one, which must lead; `None` if it never did.
+    pub fn silence(&self, node: NodeId) -> Option<Duration> {
+        self.parts.consensus.silence(node)
+    }
+
+    /// Who belongs to the zone, and where.
+    pub fn members(&self) -> BTreeMap<NodeId, Peer> {
+        self.parts.consensus.known()
+    }
+
+    /// Asks another node.
+    pub fn ask(&self, node: NodeId, kind: u16, body: &[u8], wait: Duration) -> Result<Vec<u8>, CallError> {
+        self.block(self.parts.endpoint.call(node, kind, body, wait))
+    }
+
+    /// Asks several nodes at once.
+    pub fn ask_all(
+        &self,
+        nodes: &[NodeId],
+        kind: u16,
+        body: &[u8],
+        wait: Duration,
+    ) -> Vec<(NodeId, Result<Vec<u8>, CallError>)> {
+        self.block(async {
+            let mut asked = tokio::task::JoinSet::new();
+            for id in nodes {
+                let (id, endpoint, body) = (*id, self.parts.endpoint.clone(), body.to_vec());
+                asked.spawn(async move { (id, endpoint.call(id, kind, &body, wait).await) });
+            }
+            asked.join_all().await
+        })
+    }
+
+    /// The links.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.parts.endpoint
+    }
+
+    /// What this node answers other nodes: more kinds of calls can be served.
+    pub fn services(&self) -> &Services {
+        &self.parts.services
+    }
+
+    /// The runtime of consensus and links: nothing that blocks may run there.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.handle
+    }
+
+    /// Changes who belongs to the zone. Asked of the leader.
+    pub async fn change(&self, change: &MemberChange) -> Result<(), CommandError> {
+        let consensus = &self.parts.consensus;
+        let done = match change {
+            MemberChange::Add { node, public_key } => {
+                // A joiner whose connection broke comes back; where it said it is, it stays.
+                if consensus.known().contains_key(node) {
+                    return Ok(());
+                }
+                consensus.add_learner(*node, MemberChange::peer(public_key)).await
+            }
+            MemberChange::Promote { node } => consensus.promote(*node).await,
+            MemberChange::Demote { node } => consensus.demote(*node).await,
+            MemberChange::Remove { node } => consensus.remove(*node).await,
+        };
+        done.map_err(CommandError::from)
+    }
+
+    /// The same, from a thread that may block.
+    pub fn change_here(&self, change: &MemberChange) -> Result<(), CommandError> {
+        self.block(self.change(change))
     }
 
     /// Adds a node that proved its key; it gets the log and has no vote until it is promoted. Asked of the leader.
@@ -227,7 +337,7 @@ impl From<ProposeError> for CommandError {
             ProposeError::Unknown => Self::Unknown,
             ProposeError::Busy => Self::Busy,
             ProposeError::Decode(e) => Self::Decode(e),
-            ProposeError::Members(text) => Self::Refused(text),
+            ProposeError::Members(text) => Self::Refused { code: "members".into(), text },
             ProposeError::Stopped(text) => Self::Stopped(text),
         }
     }

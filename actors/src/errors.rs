@@ -13,6 +13,7 @@ use zoneward_targets::TargetError;
 use zoneward_transport::identity::IdentityError;
 
 use crate::catalogs::CatalogsError;
+use crate::cluster::{ClusterError, CommandError};
 use crate::home::HomeError;
 
 /// Why a step on the zone failed.
@@ -58,6 +59,13 @@ pub enum ZoneError {
     NoCopy(#[from] NoCopy),
     #[error("{0}")]
     Sector(String),
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// What was begun under the lease does not count any more; nothing that was acknowledged is touched.
+    #[error("the lease on this work has ended: another node goes on with it")]
+    LeaseEnded,
     #[error("interrupted")]
     Interrupted,
 }

@@ -7,6 +7,9 @@
 //! owner-key.json     the owner's sealed keys
 //! catalogs/          local copies of catalog parts
 //! index/             the chunk index (a cache)
+//! snapshots/         the newest snapshot of the state, for other nodes
+//! incarnation        counts the starts of this node's daemon
+//! zoneward.sock      where the daemon that serves this home listens
 //! recovery-kit.html  until it is stored elsewhere
 //! ```
 
@@ -36,11 +39,11 @@ pub(crate) fn io_at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -
     move |source| HomeError::Io { what, path, source }
 }
 
-/// An opened home; nobody else works in it while this lives.
+/// An opened home; nobody else works in it while this lives, but for guests of the one that keeps its state.
 #[derive(Debug)]
 pub struct Home {
     dir: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Home {
@@ -51,6 +54,22 @@ impl Home {
             return Err(HomeError::NoZone(dir.to_owned()));
         }
         Self::lock(dir)
+    }
+
+    /// Enters a home that a daemon serves: the daemon keeps the state, a guest asks it. What a guest writes here itself,
+    /// local copies of catalogs, may be written by several at once.
+    pub fn guest(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), _lock: None }
+    }
+
+    /// Where the daemon that serves this home listens.
+    pub fn socket(dir: &Path) -> PathBuf {
+        dir.join("zoneward.sock")
+    }
+
+    /// Snapshots of the zone's state, for nodes that were away for long.
+    pub fn snapshots(&self) -> PathBuf {
+        self.dir.join("snapshots")
     }
 
     /// Makes a home for a new zone.
@@ -80,7 +99,7 @@ impl Home {
         }
         // The id is for the message above only, so writing it may fail.
         let _ = file.set_len(0).and_then(|()| file.write_all_at(std::process::id().to_string().as_bytes(), 0));
-        Ok(Self { dir: dir.to_owned(), _lock: file })
+        Ok(Self { dir: dir.to_owned(), _lock: Some(file) })
     }
 
     pub fn dir(&self) -> &Path {

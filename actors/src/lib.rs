@@ -7,19 +7,24 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod backup;
+pub mod board;
 pub mod catalogs;
 pub mod check;
 pub mod clock;
 pub mod cluster;
+pub mod engine;
 pub mod errors;
 pub mod home;
 pub mod init;
+pub mod join;
 mod mint;
+pub mod node;
 pub mod open;
 mod provide;
 pub mod restore;
+pub mod serve;
 pub mod settle;
 pub mod survey;
 pub mod system;
-mod transcode;
+pub mod transcode;
 pub mod zone;

@@ -67,6 +67,26 @@ pub(crate) struct Minted {
     pub out: Arc<TargetOut>,
 }
 
+/// Goes on with a copy that was minted before, by any node: its header and key are in the zone's state. Answers how many
+/// bytes of it its target has.
+pub(crate) fn resume_copy(zone: &Zone, known: &zoneward_consensus::model::Copy) -> Result<(Minted, u64), ZoneError> {
+    let bad = |what| ZoneError::State { what };
+    let used = STANDARD.decode(&known.header).map_err(|_| bad("the header of a copy"))?;
+    let header = Header::from_used(&used).map_err(|_| bad("the header of a copy"))?;
+    if header.hash() != known.header_hash {
+        return Err(bad("the header of a copy"));
+    }
+    let sealed = STANDARD.decode(&known.sealed_dek).map_err(|_| bad("the key of a copy"))?;
+    let dek = zone.keys().open_dek(known.id, &sealed).map_err(|_| bad("the key of a copy"))?;
+    header.check_commitment(&dek).map_err(|_| bad("the key of a copy"))?;
+    let keys = RecordKeys::derive(&dek, &header);
+    let t = zone.target(known.target).ok_or_else(|| ZoneError::NoTarget("it is not reachable".into()))?;
+    let incoming = t.open(known.alias, known.id)?;
+    // What a target cannot hold across an interruption is sent again: the same bytes.
+    let held = if t.capabilities().resume { incoming.offset() } else { 0 };
+    Ok((Minted { copy: known.id, header, keys, out: TargetOut::new(incoming) }, held))
+}
+
 /// Mints a copy of `sector` for `target`.
 pub(crate) fn mint_copy(
     zone: &mut Zone,

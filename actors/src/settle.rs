@@ -11,6 +11,7 @@ use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
 use crate::open::chain;
+use crate::transcode::{CopyProgress, copy_sector};
 use crate::zone::Zone;
 
 /// What was settled, and what could not be.
@@ -57,7 +58,12 @@ fn give_up_cut_work(zone: &mut Zone) -> Result<(), ZoneError> {
     let sealed = |s: &SectorId| state.sectors.get(s).is_some_and(|s| s.is_sealed());
     let copies: Vec<CopyId> =
         state.copies.values().filter(|c| c.state == CopyState::Open && sealed(&c.sector)).map(|c| c.id).collect();
-    for sector in systems {
+    let leases: Vec<u64> = state.leases.keys().copied().collect();
+    // A daemon that served this home held them, and is gone.
+    for epoch in leases {
+        zone.propose(Command::EndLease { epoch })?;
+    }
+    for sector in systems.into_iter().filter(|s| zone.state().sectors.contains_key(s)).collect::<Vec<_>>() {
         zone.propose(Command::AbandonSector { sector })?;
     }
     for copy in copies {
@@ -79,7 +85,7 @@ pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Sett
             if stop.load(Ordering::Relaxed) {
                 return Err(ZoneError::Interrupted);
             }
-            if target_of(&w).is_some_and(|t| away.contains(&t)) {
+            if w.target().is_some_and(|t| away.contains(&t)) {
                 continue;
             }
             match do_work(zone, &w, threads, &mut settled) {
@@ -88,7 +94,7 @@ pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Sett
                 Err(e) if is_a_targets(&e) => {
                     settled.failed.push(format!("{}: {}", describe(zone, &w), chain(&e)));
                     // Another round may find another target for it.
-                    did |= target_of(&w).is_some_and(|t| away.insert(t));
+                    did |= w.target().is_some_and(|t| away.insert(t));
                     given_up.push(w);
                 }
                 Err(e) => return Err(e),
@@ -99,7 +105,7 @@ pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Sett
         }
     }
     for u in zone.unreachable() {
-        let waits = plan(zone.state(), now_ms()).iter().any(|w| target_of(w) == Some(u.target));
+        let waits = plan(zone.state(), now_ms()).iter().any(|w| w.target() == Some(u.target));
         if waits {
             settled.failed.push(format!("target {} cannot be reached and waits for its copies", u.name));
         }
@@ -111,13 +117,6 @@ pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Sett
 fn is_a_targets(e: &ZoneError) -> bool {
     use ZoneError::{NoTarget, Read, Sector, Target, Write};
     matches!(e, Target(_) | NoTarget(_) | Sector(_) | Read(_) | Write(_))
-}
-
-fn target_of(work: &Work) -> Option<TargetId> {
-    match *work {
-        Work::Copy { target, .. } | Work::Publish { target } | Work::RemoveIncoming { target, .. } => Some(target),
-        _ => None,
-    }
 }
 
 /// The plan as if these targets were paused.
@@ -134,7 +133,8 @@ fn do_work(zone: &mut Zone, work: &Work, threads: usize, settled: &mut Settled) 
     match *work {
         Work::RemoveIncoming { target, copy } => crate::system::remove_abandoned(zone, target, copy).map(|()| true),
         Work::Copy { sector, target } => {
-            settled.copied_bytes += crate::transcode::copy_sector(zone, sector, target, threads)?;
+            let progress = CopyProgress::default();
+            settled.copied_bytes += copy_sector(zone, sector, target, threads, &progress)?;
             settled.copies_made += 1;
             Ok(true)
         }
@@ -149,7 +149,7 @@ fn do_work(zone: &mut Zone, work: &Work, threads: usize, settled: &mut Settled) 
             Ok(true)
         }
         // A cut checkpoint is carried on by the next backup, which knows what was asked for.
-        Work::ResumeCheckpoint { .. } => Ok(false),
+        Work::ResumeCheckpoint { .. } | Work::Pack { .. } | Work::StoreCheckpoint { .. } => Ok(false),
     }
 }
 
@@ -167,6 +167,9 @@ fn describe(zone: &Zone, work: &Work) -> String {
         Work::Publish { target } => format!("publishing the head on {}", name(zone, target)),
         Work::RemoveIncoming { target, .. } => format!("removing leftovers on {}", name(zone, target)),
         Work::WriteSystem { .. } => "writing the system data".into(),
-        Work::FinishCheckpoint { .. } | Work::ResumeCheckpoint { .. } => "finishing the checkpoint".into(),
+        Work::FinishCheckpoint { .. }
+        | Work::ResumeCheckpoint { .. }
+        | Work::StoreCheckpoint { .. }
+        | Work::Pack { .. } => "finishing the checkpoint".into(),
     }
 }

@@ -1,10 +1,11 @@
 //! Further copies: each segment of a stored copy is opened, checked against its leaf hash and sealed under the new
 //! copy's own key while it is sent; nothing is kept on the way.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
 
 use zoneward_consensus::command::Command;
+use zoneward_consensus::model::{Copy as BackupCopy, CopyState};
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{SectorId, TargetId};
 use zoneward_sectors::limits::SEGMENT_LEN;
@@ -13,51 +14,150 @@ use zoneward_sectors::sector_writer::SectorOut;
 use zoneward_sectors::stream::{Layout, Leaf};
 
 use crate::errors::ZoneError;
-use crate::mint::{Minted, mint_copy};
+use crate::mint::{Minted, mint_copy, resume_copy};
 use crate::zone::Zone;
 
-/// Makes one more copy of a sector on `target`. Answers the bytes sent.
+/// How far a copy is.
+#[derive(Debug, Default)]
+pub struct CopyProgress {
+    pub done: AtomicU64,
+    pub total: AtomicU64,
+    /// Bytes that an earlier attempt had sent already.
+    pub resumed_at: AtomicU64,
+    pub stop: AtomicBool,
+}
+
+/// Makes one more copy of a sector on `target`, or goes on with one that was begun. Answers the bytes sent.
+///
+/// Bytes go out in order, so that what the target holds is always a beginning: whoever goes on, on whichever node, sends
+/// the rest. They are a function of the raw sector and of what the zone's state holds of the copy, so the two attempts
+/// can never differ.
 pub(crate) fn copy_sector(
     zone: &mut Zone,
     sector: SectorId,
     target: TargetId,
     threads: usize,
+    progress: &CopyProgress,
 ) -> Result<u64, ZoneError> {
     let opener = zone.opener();
     let number = zone.table().number(sector);
     let reader = opener.sector(number)?;
     let leaves = reader.leaves()?;
     let class = zone.state().sectors.get(&sector).map_or(36, |s| s.class_log2);
-    let minted = mint_copy(zone, sector, class, target)?;
-    if let Err(e) = send(&reader, &leaves, &minted, threads) {
-        minted.out.abandon();
-        zone.propose(Command::AbandonCopy { copy: minted.copy })?;
-        return Err(e);
-    }
+    let begun = |c: &&BackupCopy| c.sector == sector && c.target == target && c.state == CopyState::Open;
+    let begun = zone.state().copies.values().find(begun).cloned();
+    let (minted, held) = match &begun {
+        Some(known) => resume_copy(zone, known)?,
+        None => (mint_copy(zone, sector, class, target)?, 0),
+    };
     let len = reader.layout().file_len();
+    progress.total.store(len, Ordering::Relaxed);
+    let sent = match send(&reader, &leaves, &minted, held, threads, progress) {
+        Ok(sent) => sent,
+        Err(e) => {
+            // Alone, nobody would go on with it but the next run, which begins with a clean table.
+            if !zone.is_shared() {
+                minted.out.abandon();
+                zone.propose(Command::AbandonCopy { copy: minted.copy })?;
+            }
+            return Err(e);
+        }
+    };
     fsx::point("copy-seal:before");
     minted.out.seal(len)?;
     fsx::point("copy-seal:after");
     zone.propose(Command::StoreCopy { copy: minted.copy, stored_len: len })?;
     fsx::point("copy-recorded:after");
-    Ok(len)
+    Ok(sent)
 }
 
-fn send(reader: &SectorReader, leaves: &[Leaf], minted: &Minted, threads: usize) -> Result<(), ZoneError> {
+/// Segments go out in order: who has sealed one waits for its turn.
+struct Turn {
+    next: Mutex<u64>,
+    moved: Condvar,
+    failed: Mutex<Option<ZoneError>>,
+}
+
+/// Past every segment.
+const NEVER: u64 = u64::MAX;
+
+impl Turn {
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.next.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Does `write` when all segments before `i` are written; `false` once one failed.
+    fn take(&self, i: u64, write: impl FnOnce() -> Result<(), ZoneError>) -> bool {
+        let mut next = self.lock();
+        while *next < i {
+            next = self.moved.wait(next).unwrap_or_else(|e| e.into_inner());
+        }
+        if *next == NEVER {
+            return false;
+        }
+        match write() {
+            Ok(()) => *next = i + 1,
+            Err(e) => {
+                *next = NEVER;
+                self.fail(e);
+            }
+        }
+        self.moved.notify_all();
+        *next != NEVER
+    }
+
+    fn give_up(&self, e: ZoneError) {
+        *self.lock() = NEVER;
+        self.fail(e);
+        self.moved.notify_all();
+    }
+
+    fn fail(&self, e: ZoneError) {
+        self.failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
+    }
+}
+
+/// Sends what the target does not hold yet.
+fn send(
+    reader: &SectorReader,
+    leaves: &[Leaf],
+    minted: &Minted,
+    held: u64,
+    threads: usize,
+    progress: &CopyProgress,
+) -> Result<u64, ZoneError> {
     let layout = reader.layout();
-    minted.out.write_at(0, minted.header.bytes()).map_err(write_error)?;
-    let next = AtomicU64::new(0);
-    let failed: Mutex<Option<ZoneError>> = Mutex::new(None);
+    // Whole segments only: a piece of one is sent again.
+    let first = (0..layout.segments()).find(|i| Layout::segment_at(i + 1).min(layout.leaves_at()) > held);
+    let first = first.unwrap_or(layout.segments());
+    let from = if held < Layout::segment_at(0) { 0 } else { Layout::segment_at(first).min(layout.leaves_at()) };
+    progress.resumed_at.store(from, Ordering::Relaxed);
+    progress.done.store(from, Ordering::Relaxed);
+    if from == 0 {
+        minted.out.write_at(0, minted.header.bytes()).map_err(write_error)?;
+    }
+    let claimed = AtomicU64::new(first);
+    let turn = Turn { next: Mutex::new(first), moved: Condvar::new(), failed: Mutex::default() };
     let work = || {
         let (mut scratch, mut buf) = (Vec::new(), Vec::with_capacity(SEGMENT_LEN + 16));
         loop {
-            let i = next.fetch_add(1, Ordering::SeqCst);
+            let i = claimed.fetch_add(1, Ordering::SeqCst);
             if i >= layout.segments() {
                 return;
             }
-            if let Err(e) = one(reader, leaves, minted, i, &mut scratch, &mut buf) {
-                next.store(u64::MAX / 2, Ordering::SeqCst);
-                failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
+            if progress.stop.load(Ordering::Relaxed) {
+                return turn.give_up(ZoneError::Interrupted);
+            }
+            if let Err(e) = seal_one(reader, leaves, minted, i, &mut scratch, &mut buf) {
+                return turn.give_up(e);
+            }
+            let write = || {
+                fsx::point("copy-segment:before");
+                minted.out.write_at(Layout::segment_at(i), &buf).map_err(write_error)?;
+                progress.done.fetch_add(buf.len() as u64, Ordering::Relaxed);
+                Ok(())
+            };
+            if !turn.take(i, write) {
                 return;
             }
         }
@@ -68,19 +168,21 @@ fn send(reader: &SectorReader, leaves: &[Leaf], minted: &Minted, threads: usize)
         }
         work();
     });
-    if let Some(e) = failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
+    if let Some(e) = turn.failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
         return Err(e);
     }
     minted.out.write_at(layout.leaves_at(), &minted.keys.seal_leaves(leaves)).map_err(write_error)?;
     let trailer = minted.keys.seal_trailer(reader.trailer()).map_err(SectorReadError::from)?;
-    minted.out.write_at(layout.trailer_at(), &trailer).map_err(write_error)
+    minted.out.write_at(layout.trailer_at(), &trailer).map_err(write_error)?;
+    Ok(layout.file_len() - from)
 }
 
 fn write_error(e: std::io::Error) -> ZoneError {
     ZoneError::Write(e.into())
 }
 
-fn one(
+/// Opens a segment and seals it under the copy's own key.
+fn seal_one(
     reader: &SectorReader,
     leaves: &[Leaf],
     minted: &Minted,
@@ -96,5 +198,5 @@ fn one(
         return Err(SectorReadError::Leaf(i).into());
     }
     minted.keys.seal_segment(i as u32, layout.is_last(i), buf);
-    minted.out.write_at(Layout::segment_at(i), buf).map_err(write_error)
+    Ok(())
 }

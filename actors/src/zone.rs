@@ -1,11 +1,13 @@
 //! An opened zone: home, state, keys and targets. Everything that changes the zone goes through [`Zone::propose`].
+//!
+//! The state is either this process's own store, when no daemon serves the home, or that of an [`Authority`]: the cluster
+//! that this process is a node of, or the daemon that serves the home. What works on the zone does not see the difference.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use zoneward_consensus::Outcome;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::State;
 use zoneward_consensus::store::Store;
@@ -32,16 +34,36 @@ pub struct Unreachable {
     pub error: TargetError,
 }
 
+/// Who keeps the state, when it is not this process alone.
+pub trait Authority: Send + Sync {
+    /// The state as it was last heard of.
+    fn view(&self) -> Arc<State>;
+
+    /// Brings a command through. What comes back has the command in it. Waits as long as there is no majority: what was
+    /// done under a lease counts when it returns, unless the lease has ended.
+    fn propose(&self, command: Command) -> Result<Arc<State>, ZoneError>;
+}
+
+enum Truth {
+    Alone(Box<Store>),
+    Shared {
+        authority: Arc<dyn Authority>,
+        state: Arc<State>,
+        /// The lease under which this handle works.
+        epoch: Option<u64>,
+    },
+}
+
 /// A zone, opened by this process.
 pub struct Zone {
-    pub home: Home,
-    store: Store,
+    pub home: Arc<Home>,
+    truth: Truth,
     keys: Arc<ZoneKeys>,
-    secret: ZoneSecret,
-    identity: NodeIdentity,
-    owner: OwnerPublic,
+    secret: Arc<ZoneSecret>,
+    identity: Arc<NodeIdentity>,
+    owner: Arc<OwnerPublic>,
     targets: Targets,
-    unreachable: Vec<Unreachable>,
+    unreachable: Arc<Vec<Unreachable>>,
     table: SectorTable,
 }
 
@@ -70,36 +92,43 @@ impl Zone {
     }
 
     pub(crate) fn with(home: Home, store: Store) -> Result<Self, ZoneError> {
-        let zone = store.state().zone.as_ref().ok_or(ZoneError::Unfinished)?;
-        let bad_key = |what| ZoneError::State { what };
-        let spki = STANDARD.decode(&zone.owner_public).map_err(|_| bad_key("the owner's public key"))?;
-        let sign = STANDARD.decode(&zone.owner_sign_public).map_err(|_| bad_key("the owner's signing key"))?;
-        let sign: [u8; 32] = sign.try_into().map_err(|_| bad_key("the owner's signing key"))?;
-        let owner = OwnerPublic::new(&spki, sign).map_err(|_| bad_key("the owner's public key"))?;
-        let secret = ZoneSecret::from_json(&read_secret(&home.zone_secret())?)?;
-        let keys = Arc::new(ZoneKeys::derive(zone.id, &secret));
-        let identity = NodeIdentity::load(&home.secrets(), &sign)?;
-        let (mut targets, mut unreachable) = (Targets::new(), Vec::new());
-        for t in store.state().targets.values() {
-            let opened = Url::parse_or_path(&t.url)
-                .map_err(|e| ZoneError::TargetUrl(e.to_string()))
-                .and_then(|url| Ok(zoneward_targets::open(&url, Some(t.id))?));
-            match opened {
-                Ok(target) => {
-                    targets.insert(t.id, Arc::from(target));
-                }
-                Err(ZoneError::Target(error)) => {
-                    unreachable.push(Unreachable { target: t.id, name: t.name.clone(), error });
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        let table = SectorTable::default();
-        Ok(Self { home, store, keys, secret, identity, owner, targets, unreachable, table })
+        Self::build(Arc::new(home), Truth::Alone(Box::new(store)))
+    }
+
+    /// The zone of a home whose state somebody else keeps.
+    pub fn shared(home: Arc<Home>, authority: Arc<dyn Authority>) -> Result<Self, ZoneError> {
+        let state = authority.view();
+        Self::build(home, Truth::Shared { authority, state, epoch: None })
+    }
+
+    fn build(home: Arc<Home>, truth: Truth) -> Result<Self, ZoneError> {
+        let state = match &truth {
+            Truth::Alone(store) => store.state(),
+            Truth::Shared { state, .. } => state,
+        };
+        let ZoneParts { home, keys, secret, identity, owner, table } = ZoneParts::of(home, state)?;
+        let (targets, unreachable) = open_targets(state)?;
+        let unreachable = Arc::new(unreachable);
+        Ok(Self { home, truth, keys, secret, identity, owner, targets, unreachable, table })
     }
 
     pub fn state(&self) -> &State {
-        self.store.state()
+        match &self.truth {
+            Truth::Alone(store) => store.state(),
+            Truth::Shared { state, .. } => state,
+        }
+    }
+
+    /// Looks at the state as it is now: another node may have changed it.
+    pub fn refresh(&mut self) {
+        if let Truth::Shared { authority, state, .. } = &mut self.truth {
+            *state = authority.view();
+        }
+    }
+
+    /// True if others work on the zone too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.truth, Truth::Shared { .. })
     }
 
     pub fn keys(&self) -> &Arc<ZoneKeys> {
@@ -110,7 +139,7 @@ impl Zone {
         &self.secret
     }
 
-    pub fn identity(&self) -> &NodeIdentity {
+    pub fn identity(&self) -> &Arc<NodeIdentity> {
         &self.identity
     }
 
@@ -119,7 +148,7 @@ impl Zone {
     }
 
     pub fn signer(&self) -> &dyn Signer {
-        &self.identity
+        &*self.identity
     }
 
     pub fn owner(&self) -> &OwnerPublic {
@@ -157,9 +186,97 @@ impl Zone {
     }
 
     /// Changes the zone: durable when this returns. A refusal is an error that says why.
-    pub fn propose(&mut self, command: Command) -> Result<Outcome, ZoneError> {
-        let node = self.identity.node();
-        Ok(self.store.propose(now_ms(), node, command)?)
+    pub fn propose(&mut self, command: Command) -> Result<(), ZoneError> {
+        match &mut self.truth {
+            Truth::Alone(store) => {
+                store.propose(now_ms(), self.identity.node(), command)?;
+            }
+            Truth::Shared { authority, state, epoch } => {
+                let command = match *epoch {
+                    Some(epoch) => Command::Under { epoch, command: Box::new(command) },
+                    None => command,
+                };
+                *state = authority.propose(command)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens the targets of a state.
+fn open_targets(state: &State) -> Result<(Targets, Vec<Unreachable>), ZoneError> {
+    let (mut targets, mut unreachable) = (Targets::new(), Vec::new());
+    for t in state.targets.values() {
+        match open_target(t) {
+            Ok(target) => {
+                targets.insert(t.id, target);
+            }
+            Err(ZoneError::Target(error)) => {
+                unreachable.push(Unreachable { target: t.id, name: t.name.clone(), error });
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((targets, unreachable))
+}
+
+/// Opens a target, if what lies there is that target.
+pub(crate) fn open_target(t: &zoneward_consensus::model::Target) -> Result<Arc<dyn Target>, ZoneError> {
+    let url = Url::parse_or_path(&t.url).map_err(|e| ZoneError::TargetUrl(e.to_string()))?;
+    Ok(Arc::from(zoneward_targets::open(&url, Some(t.id))?))
+}
+
+/// What every handle on a zone shares.
+#[derive(Clone)]
+pub struct ZoneParts {
+    pub home: Arc<Home>,
+    keys: Arc<ZoneKeys>,
+    secret: Arc<ZoneSecret>,
+    pub identity: Arc<NodeIdentity>,
+    owner: Arc<OwnerPublic>,
+    table: SectorTable,
+}
+
+impl ZoneParts {
+    /// Of a home whose zone is in this state.
+    pub fn of(home: Arc<Home>, state: &State) -> Result<Self, ZoneError> {
+        let zone = state.zone.as_ref().ok_or(ZoneError::Unfinished)?;
+        let bad_key = |what| ZoneError::State { what };
+        let spki = STANDARD.decode(&zone.owner_public).map_err(|_| bad_key("the owner's public key"))?;
+        let sign = STANDARD.decode(&zone.owner_sign_public).map_err(|_| bad_key("the owner's signing key"))?;
+        let sign: [u8; 32] = sign.try_into().map_err(|_| bad_key("the owner's signing key"))?;
+        let owner = OwnerPublic::new(&spki, sign).map_err(|_| bad_key("the owner's public key"))?;
+        let secret = ZoneSecret::from_json(&read_secret(&home.zone_secret())?)?;
+        let keys = Arc::new(ZoneKeys::derive(zone.id, &secret));
+        let identity = Arc::new(NodeIdentity::load(&home.secrets(), &sign)?);
+        let (secret, owner, table) = (Arc::new(secret), Arc::new(owner), SectorTable::default());
+        Ok(Self { home, keys, secret, identity, owner, table })
+    }
+
+    /// A handle that works under a lease, or under none, with these targets.
+    pub fn handle(&self, authority: Arc<dyn Authority>, epoch: Option<u64>, targets: Targets) -> Zone {
+        let state = authority.view();
+        Zone {
+            home: self.home.clone(),
+            truth: Truth::Shared { authority, state, epoch },
+            keys: self.keys.clone(),
+            secret: self.secret.clone(),
+            identity: self.identity.clone(),
+            owner: self.owner.clone(),
+            targets,
+            unreachable: Arc::default(),
+            table: self.table.clone(),
+        }
+    }
+
+    /// The owner's public keys.
+    pub fn owner(&self) -> &OwnerPublic {
+        &self.owner
+    }
+
+    /// The zone's secret, for a node that joins.
+    pub fn secret(&self) -> &ZoneSecret {
+        &self.secret
     }
 }
 

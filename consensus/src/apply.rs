@@ -1,15 +1,17 @@
 //! Applying commands: pure, total, deterministic. A refusal is an outcome and changes nothing.
 
 mod checkpoints;
+mod leases;
+mod nodes;
 mod sectors;
 
 use std::collections::BTreeSet;
 
-use zoneward_sectors::ids::{CheckpointId, CopyId, LayerId, NodeId, SectorId, SourceId, TargetId};
+use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId};
 
 use crate::command::Command;
 use crate::limits::NAME_LEN_MAX;
-use crate::model::{Node, Pointer, State, Target, Zone};
+use crate::model::{Pointer, State, Target, Zone};
 
 /// What a command came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,10 @@ pub enum Refusal {
     Differs(&'static str),
     #[error("two copies of one sector must not lie on one target, nor in one failure domain")]
     SameTarget,
+    #[error("another node holds this work")]
+    Held,
+    #[error("the lease has ended: another node may do this work by now")]
+    Lease,
 }
 
 impl Refusal {
@@ -51,6 +57,8 @@ impl Refusal {
             Self::Range(_) => "range",
             Self::Differs(_) => "differs",
             Self::SameTarget => "same_target",
+            Self::Held => "held",
+            Self::Lease => "lease",
         }
     }
 }
@@ -67,6 +75,8 @@ pub enum Row {
     Layer(LayerId),
     Sector(SectorId),
     Copy(CopyId),
+    Lease(u64),
+    Invite(Digest),
 }
 
 /// A state under change: the record of what was touched goes with it.
@@ -75,6 +85,10 @@ pub(crate) struct Change<'a> {
     pub rows: &'a mut BTreeSet<Row>,
     pub now: u64,
     pub node: NodeId,
+    /// Number of the entry.
+    pub index: u64,
+    /// The lease that the command counts under.
+    pub lease: Option<u64>,
 }
 
 pub(crate) type Applied = Result<(), Refusal>;
@@ -90,7 +104,7 @@ fn name_ok(name: &str) -> Applied {
 pub fn apply(state: &mut State, index: u64, time_ms: u64, node: NodeId, command: &Command) -> (Outcome, BTreeSet<Row>) {
     let mut rows = BTreeSet::new();
     let now = time_ms.max(state.last_time_ms);
-    let mut change = Change { state, rows: &mut rows, now, node };
+    let mut change = Change { state, rows: &mut rows, now, node, index, lease: None };
     let done = dispatch(&mut change, command);
     state.revision = index;
     state.last_time_ms = now;
@@ -117,7 +131,21 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
             c.rows.insert(Row::Zone);
             Ok(())
         }
-        Command::AddNode { node, name, public_key, certificate } => add_node(c, *node, name, public_key, certificate),
+        Command::AddNode { node, name, public_key, certificate } => nodes::add(c, *node, name, public_key, certificate),
+        Command::StartNode { incarnation, version } => nodes::start(c, *incarnation, version),
+        Command::SetNode { node, name, standing } => nodes::set(c, *node, name.as_deref(), *standing),
+        Command::RemoveNode { node } => nodes::remove(c, *node),
+        Command::OpenInvite { token, expires_ms, witness, name } => {
+            nodes::open_invite(c, *token, *expires_ms, *witness, name.as_deref())
+        }
+        Command::CloseInvite { token } => nodes::close_invite(c, *token),
+        Command::UseInvite { token, node, public_key, certificate } => {
+            nodes::use_invite(c, *token, *node, public_key, certificate)
+        }
+        Command::Claim { incarnation, work } => leases::claim(c, *incarnation, work),
+        Command::EndLease { epoch } => leases::end(c, *epoch),
+        Command::Under { epoch, command } => leases::under(c, *epoch, command),
+        Command::RefuseTask { checkpoint, refused } => checkpoints::refuse_task(c, *checkpoint, refused),
         Command::AddTarget { .. } => add_target(c, command),
         Command::SetTarget { target, paused, owner_key_hash } => {
             let t = c.state.targets.get_mut(target).ok_or(Refusal::Unknown("the target"))?;
@@ -132,8 +160,8 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
             c.rows.insert(Row::Source(*source));
             Ok(())
         }
-        Command::OpenCheckpoint { checkpoint, checkpoint_kind, sources } => {
-            checkpoints::open(c, *checkpoint, *checkpoint_kind, sources)
+        Command::OpenCheckpoint { checkpoint, checkpoint_kind, sources, allow_empty } => {
+            checkpoints::open(c, *checkpoint, *checkpoint_kind, sources, *allow_empty)
         }
         Command::ResumeCheckpoint { checkpoint } => checkpoints::resume(c, *checkpoint),
         Command::AbandonCheckpoint { checkpoint } => checkpoints::abandon(c, *checkpoint),
@@ -225,23 +253,6 @@ fn set_zone(c: &mut Change<'_>, name: &Option<String>, min: Option<u8>, level: O
     Ok(())
 }
 
-fn add_node(c: &mut Change<'_>, id: NodeId, name: &str, public_key: &str, certificate: &str) -> Applied {
-    name_ok(name)?;
-    if c.state.nodes.contains_key(&id) {
-        return Err(Refusal::Exists("the node"));
-    }
-    let node = Node {
-        id,
-        name: name.to_owned(),
-        public_key: public_key.to_owned(),
-        certificate: certificate.to_owned(),
-        joined_ms: c.now,
-    };
-    c.state.nodes.insert(id, node);
-    c.rows.insert(Row::Node(id));
-    Ok(())
-}
-
 fn add_target(c: &mut Change<'_>, command: &Command) -> Applied {
     let Command::AddTarget { target, name, url, alias, domain } = command else {
         return Err(Refusal::Unknown("the command"));
@@ -278,6 +289,9 @@ fn put_source(c: &mut Change<'_>, source: &crate::model::Source) -> Applied {
     }
     if c.state.source_at(&source.path).is_some_and(|s| s.id != source.id) {
         return Err(Refusal::Exists("a source of this path"));
+    }
+    if source.nodes.len() > crate::limits::NODES_MAX || source.nodes.iter().any(|n| !c.state.nodes.contains_key(n)) {
+        return Err(Refusal::Unknown("a node that is to read the source"));
     }
     let mut record = source.clone();
     if let Some(old) = c.state.sources.get(&source.id) {

@@ -7,7 +7,8 @@ use zoneward_sectors::ids::{
 };
 
 use crate::limits::COMMAND_LEN_MAX;
-use crate::model::{CheckpointKind, CopyState, Part, Source, TaskStats};
+use crate::model::{CheckpointKind, CopyState, Part, RefusedSource, Source, Standing, TaskStats};
+use crate::work::Work;
 
 /// The highest feature level that this release speaks.
 pub const LEVEL: u32 = 1;
@@ -66,6 +67,9 @@ pub enum Command {
         checkpoint: CheckpointId,
         checkpoint_kind: CheckpointKind,
         sources: Vec<SourceId>,
+        /// Sources that held files and are empty now, or lie elsewhere, are taken as they are.
+        #[serde(default)]
+        allow_empty: bool,
     },
     /// Goes on with a checkpoint that was cut: what is not sealed is given up.
     ResumeCheckpoint {
@@ -155,6 +159,56 @@ pub enum Command {
     },
     FinishCheckpoint {
         checkpoint: CheckpointId,
+    },
+    /// A node started: its earlier starts hold nothing any more.
+    StartNode {
+        incarnation: u64,
+        version: String,
+    },
+    SetNode {
+        node: NodeId,
+        name: Option<String>,
+        standing: Option<Standing>,
+    },
+    /// Forgets a node that is no longer in the membership.
+    RemoveNode {
+        node: NodeId,
+    },
+    /// Lets somebody join the zone, once.
+    OpenInvite {
+        token: Digest,
+        expires_ms: u64,
+        witness: bool,
+        name: Option<String>,
+    },
+    CloseInvite {
+        token: Digest,
+    },
+    /// A node that proved an invite's secret joins; the owner has certified its key.
+    UseInvite {
+        token: Digest,
+        node: NodeId,
+        public_key: String,
+        certificate: String,
+    },
+    /// Asks for work, all of it or none. The entry's number becomes the lease's epoch.
+    Claim {
+        incarnation: u64,
+        work: Vec<Work>,
+    },
+    /// Ends a lease: its holder is done, or the leader no longer hears it. What was not sealed is given up.
+    EndLease {
+        epoch: u64,
+    },
+    /// A command that counts only while its sender holds this lease.
+    Under {
+        epoch: u64,
+        command: Box<Command>,
+    },
+    /// A source cannot be backed up now: it keeps what the checkpoint before holds of it.
+    RefuseTask {
+        checkpoint: CheckpointId,
+        refused: RefusedSource,
     },
 }
 

@@ -91,6 +91,9 @@ pub fn import_state(input: impl Read) -> io::Result<State> {
         sectors: by_id("sector", doc.sectors, |x| x.id)?,
         copies: by_id("copy", doc.copies, |x| x.id)?,
         head: doc.head,
+        // Whoever held work in the zone of this document holds none in the one that is made of it.
+        leases: BTreeMap::new(),
+        invites: BTreeMap::new(),
         revision: doc.revision,
         next_seq: doc.next_seq,
         last_time_ms: doc.last_time_ms,

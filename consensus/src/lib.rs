@@ -11,6 +11,7 @@
 
 pub mod apply;
 pub mod command;
+pub mod effect;
 pub mod export;
 pub mod limits;
 pub mod model;
@@ -20,5 +21,6 @@ pub mod raft;
 mod samples;
 pub mod sizes;
 pub mod store;
+pub mod work;
 
 pub use apply::{Outcome, Refusal};

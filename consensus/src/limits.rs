@@ -26,6 +26,21 @@ pub const PLAN_MAX: usize = 256;
 pub const PLAN_REMOVE_MAX: usize = 64;
 /// Copies of data, and again of system sectors, in one round, shared among the targets.
 pub const PLAN_COPY_MAX: usize = 64;
+/// Pieces of work in one lease.
+pub const CLAIM_MAX: usize = 64;
+/// Leases at once, of all nodes.
+pub const LEASES_MAX: usize = 256;
+/// Milliseconds of silence after which the leader ends a node's leases: long against a heartbeat, short against a person's
+/// patience.
+pub const LEASE_MS: u64 = 1_200;
+/// Bytes of the text that says why a source was left as it was.
+pub const WHY_LEN_MAX: usize = 2_000;
+/// Invites that a zone remembers.
+pub const INVITES_MAX: usize = 32;
+/// An invite is valid for at most so long, ms: a week.
+pub const INVITE_MS_MAX: u64 = 7 * 24 * 3_600_000;
+/// Nodes of a zone.
+pub const NODES_MAX: usize = 7;
 /// Bytes of an exported state.
 pub const EXPORT_LEN_MAX: u64 = 1 << 30;
 /// Bytes of a name that a person gives.
@@ -49,6 +64,7 @@ pub const APPEND_LEN_MAX: usize = 128 << 10;
 /// Bytes of one message between nodes: the longest entry, and room around it.
 pub const FRAME_LEN_MAX: usize = COMMAND_LEN_MAX + (2 << 20);
 
+const _: () = assert!(LEASE_MS > 3 * HEARTBEAT_MS);
 const _: () = assert!(ELECTION_MS.0 > 2 * HEARTBEAT_MS && ELECTION_MS.0 < ELECTION_MS.1);
 const _: () = assert!(WAIT_MS > 2 * (ELECTION_MS.1 + ELECTION_MS.1));
 const _: () = assert!(FRAME_LEN_MAX > COMMAND_LEN_MAX + APPEND_LEN_MAX);

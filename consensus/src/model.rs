@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::work::Work;
 pub(crate) use zoneward_sectors::ids::{
     CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, ZoneAlias, ZoneId,
 };
@@ -19,6 +21,10 @@ pub struct State {
     pub sectors: BTreeMap<SectorId, RawSector>,
     pub copies: BTreeMap<CopyId, Copy>,
     pub head: Option<Head>,
+    /// Invites by the hash of their secret.
+    pub invites: BTreeMap<Digest, Invite>,
+    /// Work that nodes hold, by epoch.
+    pub leases: BTreeMap<u64, Lease>,
     /// Index of the last entry applied.
     pub revision: u64,
     /// Number of the next checkpoint.
@@ -52,6 +58,55 @@ pub struct Node {
     pub public_key: String,
     pub certificate: String,
     pub joined_ms: u64,
+    /// The number of its last start that the zone knows of. What shows a lower one runs on an old copy of its disk.
+    #[serde(default)]
+    pub incarnation: u64,
+    #[serde(default)]
+    pub standing: Standing,
+    /// The release it runs.
+    #[serde(default)]
+    pub version: String,
+}
+
+/// An invite, as the zone remembers it: the secret itself only its bearer has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invite {
+    pub token: Digest,
+    pub expires_ms: u64,
+    /// It lets a witness in: a vote, no data.
+    pub witness: bool,
+    /// What the node will be called.
+    pub name: Option<String>,
+    /// Who let it out.
+    pub by: NodeId,
+    pub used_by: Option<NodeId>,
+}
+
+/// What an operator decided about a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It takes part.
+    #[default]
+    Member,
+    /// It finishes what it holds and claims nothing new.
+    Draining,
+    /// It is broken, as a person confirmed: it claims nothing, and nobody waits for it.
+    Faulty,
+    /// It has a vote and no data: it claims nothing.
+    Witness,
+}
+
+/// Work that one node holds. What it reports counts only while it holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Number of the entry that granted it: no other lease ever has it.
+    pub epoch: u64,
+    pub node: NodeId,
+    /// The holder's start: a process that was started again holds nothing that the one before it held.
+    pub incarnation: u64,
+    pub work: Vec<Work>,
+    pub since_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +149,9 @@ pub struct Source {
     pub last_mount: Option<String>,
     /// Entries it had at the last backup.
     pub last_entries: u64,
+    /// Nodes that can read it; none: all can, it is a shared mount.
+    #[serde(default)]
+    pub nodes: Vec<NodeId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +184,20 @@ pub struct Checkpoint {
     pub started_ms: u64,
     pub finished_ms: Option<u64>,
     pub tasks: Vec<Task>,
+    /// Sources that were not backed up, and why: they keep what the checkpoint before holds of them.
+    #[serde(default)]
+    pub refused: Vec<RefusedSource>,
+    #[serde(default)]
+    pub allow_empty: bool,
+}
+
+/// A source that a checkpoint had to leave as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedSource {
+    pub source: SourceId,
+    /// Number of the error, as people see it.
+    pub code: u16,
+    pub why: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,6 +287,9 @@ pub struct RawSector {
     pub min_priority: i32,
     pub copies_wanted: u8,
     pub created_ms: u64,
+    /// The lease it was opened under: it is given up with it, unless it is sealed.
+    #[serde(default)]
+    pub lease: Option<u64>,
 }
 
 impl RawSector {
@@ -256,6 +331,9 @@ pub struct Copy {
     /// When its metadata, or all of it, was last found whole.
     pub verified_ms: Option<u64>,
     pub read_ms: Option<u64>,
+    /// The lease under which it is being written.
+    #[serde(default)]
+    pub lease: Option<u64>,
 }
 
 impl Copy {
@@ -358,6 +436,21 @@ impl State {
     /// Targets that may be given sectors.
     pub fn usable_targets(&self) -> impl Iterator<Item = &Target> {
         self.targets.values().filter(|t| !t.paused)
+    }
+
+    /// The lease that holds this work.
+    pub fn lease_of(&self, work: &Work) -> Option<&Lease> {
+        self.leases.values().find(|l| l.work.contains(work))
+    }
+
+    /// Whether a node can read a source.
+    pub fn can_read(&self, node: NodeId, source: &Source) -> bool {
+        source.nodes.is_empty() || source.nodes.contains(&node)
+    }
+
+    /// The checkpoint that is being made.
+    pub fn running(&self) -> Option<&Checkpoint> {
+        self.checkpoints.values().find(|c| c.state == CheckpointState::Running)
     }
 
     /// A source by its path.

@@ -2,27 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use zoneward_sectors::ids::{CheckpointId, CopyId, SectorId, TargetId};
+use zoneward_sectors::ids::{SectorId, SourceId, TargetId};
 
 use crate::limits::{PLAN_COPY_MAX, PLAN_MAX, PLAN_REMOVE_MAX};
-use crate::model::{CheckpointState, Copy, CopyState, RawSector, State};
+use crate::model::{Checkpoint, CheckpointState, Copy, CopyState, RawSector, State, TaskState};
 
-/// A piece of work. Doing it twice is doing it once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
-    /// A backup was cut; the next one carries it on.
-    ResumeCheckpoint { checkpoint: CheckpointId },
-    /// A given-up copy may have left a file.
-    RemoveIncoming { target: TargetId, copy: CopyId },
-    /// A sector has fewer copies than it should.
-    Copy { sector: SectorId, target: TargetId },
-    /// A stored checkpoint has no system sector.
-    WriteSystem { checkpoint: CheckpointId },
-    /// A target shows an older head, or none.
-    Publish { target: TargetId },
-    /// A stored checkpoint can be found from a target.
-    FinishCheckpoint { checkpoint: CheckpointId },
-}
+pub use crate::work::Work;
 
 /// What is to be done. `_now_ms` will matter once audits are planned.
 ///
@@ -37,6 +22,7 @@ pub fn plan(state: &State, _now_ms: u64) -> Vec<Work> {
     }
     for c in state.checkpoints.values().filter(|c| c.state == CheckpointState::Running) {
         out.push(Work::ResumeCheckpoint { checkpoint: c.id });
+        packs(state, c, &mut out);
     }
     // On each target data first, then the system data that speaks of it, then the head that points at that.
     let newest = newest_system(state);
@@ -49,6 +35,16 @@ pub fn plan(state: &State, _now_ms: u64) -> Vec<Work> {
     heads(state, newest, &mut out);
     out.truncate(PLAN_MAX);
     out
+}
+
+/// The sources that are still to be packed, the most important first.
+fn packs(state: &State, c: &Checkpoint, out: &mut Vec<Work>) {
+    let mut open: Vec<SourceId> = c.tasks.iter().filter(|t| t.state == TaskState::Running).map(|t| t.source).collect();
+    open.sort_by_key(|s| (std::cmp::Reverse(state.sources.get(s).map(|s| s.priority)), *s));
+    if open.is_empty() {
+        out.push(Work::StoreCheckpoint { checkpoint: c.id });
+    }
+    out.extend(open.into_iter().take(PLAN_COPY_MAX).map(|source| Work::Pack { checkpoint: c.id, source }));
 }
 
 /// How much of a round each target may still take.
@@ -93,6 +89,14 @@ fn copies(
     out: &mut Vec<Work>,
 ) -> BTreeSet<TargetId> {
     let mut lacking = BTreeSet::new();
+    for s in &wanting {
+        // A copy that was begun and that nobody goes on with: what is written of it stands.
+        let begun = placed.get(&s.id).into_iter().flatten().filter(|c| c.state == CopyState::Open && c.lease.is_none());
+        for c in begun.filter(|c| state.usable_targets().any(|t| t.id == c.target)) {
+            lacking.insert(c.target);
+            out.push(Work::Copy { sector: s.id, target: c.target });
+        }
+    }
     let mut shares = Shares::of(PLAN_COPY_MAX, state.usable_targets().count());
     wanting.retain(|s| placed.get(&s.id).is_some_and(|c| c.len() < usize::from(s.copies_wanted)));
     // The fewest copies first, then the most important, then the oldest.

@@ -88,13 +88,14 @@ pub fn put_source(n: u8, path: &[u8], priority: i32) -> Command {
         added_ms: 0,
         last_mount: None,
         last_entries: 0,
+        nodes: Vec::new(),
     };
     Command::PutSource { source }
 }
 
 pub fn open_checkpoint(n: u8, kind: CheckpointKind, sources: &[u8]) -> Command {
     let sources = sources.iter().map(|s| source(*s)).collect();
-    Command::OpenCheckpoint { checkpoint: checkpoint(n), checkpoint_kind: kind, sources }
+    Command::OpenCheckpoint { checkpoint: checkpoint(n), checkpoint_kind: kind, sources, allow_empty: false }
 }
 
 pub fn open_layer(l: u8, c: u8, s: u8, full: bool) -> Command {

@@ -137,6 +137,12 @@ pub struct BackupArgs {
     /// Stay on the source's file system
     #[arg(long)]
     pub one_file_system: bool,
+    /// A mount that all nodes share: any of them may back it up
+    #[arg(long, conflicts_with = "node")]
+    pub shared: bool,
+    /// A node that can read it (repeat it) [default: this node]
+    #[arg(long, value_name = "NODE")]
+    pub node: Vec<String>,
     /// Say what would be done, change nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -274,6 +280,12 @@ pub struct SourceArgs {
     pub exclude_caches: bool,
     #[arg(long)]
     pub one_file_system: bool,
+    /// A mount that all nodes share: any of them may back it up
+    #[arg(long, conflicts_with = "node")]
+    pub shared: bool,
+    /// A node that can read it (repeat it) [default: this node]
+    #[arg(long, value_name = "NODE")]
+    pub node: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

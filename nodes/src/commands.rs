@@ -14,6 +14,8 @@ use std::path::PathBuf;
 
 use clap::CommandFactory;
 use zoneward_actors::zone::Zone;
+use zoneward_consensus::model::State;
+use zoneward_sectors::ids::NodeId;
 
 use crate::cli::{Cli, Command, Global};
 use crate::errors::{Failure, exit};
@@ -39,6 +41,19 @@ pub(crate) fn home(g: &Global) -> Result<PathBuf, Failure> {
 
 pub(crate) fn open(g: &Global) -> Result<Zone, Failure> {
     Ok(Zone::open(&home(g)?)?)
+}
+
+/// A node by its name, id, or the beginning of its id.
+pub(crate) fn node_by_name(state: &State, text: &str) -> Result<NodeId, Failure> {
+    if let Some(n) = state.nodes.values().find(|n| n.name == text) {
+        return Ok(n.id);
+    }
+    let mut fits = state.nodes.keys().filter(|id| text.len() >= 4 && id.to_string().starts_with(&text.to_lowercase()));
+    match (fits.next(), fits.next()) {
+        (Some(id), None) => Ok(*id),
+        _ => Err(Failure::new(1801, exit::FAILED, format!("no node is called {text:?}"))
+            .help("zoneward node ls lists them")),
+    }
 }
 
 /// Runs a command; answers the exit code.

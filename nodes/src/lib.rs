@@ -11,6 +11,7 @@ pub mod kit;
 mod output;
 mod passphrase;
 mod progress;
+mod summary;
 mod translate;
 pub mod units;
 

@@ -30,6 +30,10 @@ pub mod kind {
     pub const PROPOSE: u16 = 2;
     /// A node tells the leader where it can be reached.
     pub const ANNOUNCE: u16 = 3;
+    /// How a node does, and what it works on.
+    pub const REPORT: u16 = 4;
+    /// A change of members on its way to the leader.
+    pub const MEMBERS: u16 = 5;
 }
 
 /// A future in a box, as the traits here return it.

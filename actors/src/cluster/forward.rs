@@ -93,7 +93,7 @@ pub(super) async fn propose(parts: &Parts, entry: Entry) -> Result<Reply, Comman
                     Ok(Answer::Done(reply)) => return Ok(reply),
                     Ok(Answer::NotLeader(_)) => {}
                     Ok(Answer::Busy) => return Err(CommandError::Busy),
-                    Ok(Answer::Failed(text)) => return Err(CommandError::Refused(text)),
+                    Ok(Answer::Failed(text)) => return Err(CommandError::Refused { code: "failed".into(), text }),
                     // An answer that this release cannot read says nothing of what was done.
                     Ok(Answer::Unknown) | Err(_) => return Err(CommandError::Unknown),
                 },

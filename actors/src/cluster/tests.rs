@@ -142,7 +142,7 @@ fn commands_come_through_on_every_node_and_survive_the_leader() {
         alias: ZoneAlias([77; 16]),
         domain: None,
     };
-    assert!(matches!(nodes[2].propose(&again), Err(CommandError::Refused(_))));
+    assert!(matches!(nodes[2].propose(&again), Err(CommandError::Refused { .. })));
     for node in &nodes {
         assert_eq!(node.linearizable().unwrap().targets.len(), 3);
     }

@@ -2,14 +2,22 @@
 
 use zoneward_sectors::ids::{CheckpointId, CopyId, LayerId, SectorId, SourceId};
 
-use super::{Applied, Change, Refusal, Row};
+use super::{Applied, Change, Refusal, Row, leases};
 use crate::command::Command;
-use crate::limits::WARNINGS_MAX;
+use crate::limits::{WARNINGS_MAX, WHY_LEN_MAX};
 use crate::model::{
-    Checkpoint, CheckpointKind, CheckpointState, CopyState, Head, Layer, SectorState, Task, TaskState, TaskStats,
+    Checkpoint, CheckpointKind, CheckpointState, CopyState, Head, Layer, Lease, RefusedSource, SectorState, Task,
+    TaskState, TaskStats,
 };
+use crate::work::Work;
 
-pub fn open(c: &mut Change<'_>, id: CheckpointId, kind: CheckpointKind, sources: &[SourceId]) -> Applied {
+pub fn open(
+    c: &mut Change<'_>,
+    id: CheckpointId,
+    kind: CheckpointKind,
+    sources: &[SourceId],
+    allow_empty: bool,
+) -> Applied {
     if c.state.checkpoints.contains_key(&id) {
         return Err(Refusal::Exists("the checkpoint"));
     }
@@ -48,6 +56,8 @@ pub fn open(c: &mut Change<'_>, id: CheckpointId, kind: CheckpointKind, sources:
         started_ms: c.now,
         finished_ms: None,
         tasks,
+        refused: Vec::new(),
+        allow_empty,
     };
     c.state.next_seq = seq;
     c.state.checkpoints.insert(id, checkpoint);
@@ -74,16 +84,22 @@ pub fn resume(c: &mut Change<'_>, id: CheckpointId) -> Applied {
         // It is looked at again: what changed since belongs to the checkpoint that now ends later.
         t.state = TaskState::Running;
     }
-    drop_empty_layers(c, id);
+    leases::end_all(c, |l| packs_of(l, id));
+    drop_empty_layers(c, id, |_| true);
     give_up_open(c, id);
     c.rows.insert(Row::Checkpoint(id));
     Ok(())
 }
 
-/// Layers of a checkpoint that hold nothing leave the chains.
-fn drop_empty_layers(c: &mut Change<'_>, id: CheckpointId) {
-    let empty: Vec<LayerId> =
-        c.state.layers.values().filter(|l| l.checkpoint == id && l.parts.is_empty()).map(|l| l.id).collect();
+/// Whether a lease is one of packing this checkpoint.
+fn packs_of(lease: &Lease, id: CheckpointId) -> bool {
+    lease.work.iter().any(|w| matches!(w, Work::Pack { checkpoint, .. } if *checkpoint == id))
+}
+
+/// Layers of a checkpoint and of these sources that hold nothing leave the chains.
+pub(super) fn drop_empty_layers(c: &mut Change<'_>, id: CheckpointId, of: impl Fn(SourceId) -> bool) {
+    let empty = |l: &&Layer| l.checkpoint == id && l.parts.is_empty() && of(l.source);
+    let empty: Vec<LayerId> = c.state.layers.values().filter(empty).map(|l| l.id).collect();
     for l in &empty {
         c.state.layers.remove(l);
         c.rows.insert(Row::Layer(*l));
@@ -102,6 +118,7 @@ pub fn abandon(c: &mut Change<'_>, id: CheckpointId) -> Applied {
     }
     x.state = CheckpointState::Abandoned;
     x.finished_ms = Some(c.now);
+    leases::end_all(c, |l| packs_of(l, id));
     let layers: Vec<LayerId> = c.state.layers.values().filter(|l| l.checkpoint == id).map(|l| l.id).collect();
     for l in layers {
         c.state.layers.remove(&l);
@@ -126,6 +143,9 @@ pub fn open_layer(c: &mut Change<'_>, layer: LayerId, id: CheckpointId, source: 
     if !running || task.state != TaskState::Running {
         return Err(Refusal::State("the task"));
     }
+    leases::holds_pack(c, id, source)?;
+    let x = c.state.checkpoints.get_mut(&id).ok_or(Refusal::Unknown("the checkpoint"))?;
+    let task = x.tasks.iter_mut().find(|t| t.source == source).ok_or(Refusal::Unknown("the task"))?;
     // A whole catalog needs nothing before it; what was sealed of this checkpoint so far it names again.
     if full {
         task.layers.clear();
@@ -147,6 +167,9 @@ pub fn finish_task(c: &mut Change<'_>, command: &Command) -> Applied {
     if !running || task.state != TaskState::Running {
         return Err(Refusal::State("the task"));
     }
+    leases::holds_pack(c, *checkpoint, *source)?;
+    let x = c.state.checkpoints.get_mut(checkpoint).ok_or(Refusal::Unknown("the checkpoint"))?;
+    let task = x.tasks.iter_mut().find(|t| t.source == *source).ok_or(Refusal::Unknown("the task"))?;
     task.state = TaskState::Done;
     task.as_of_ms = x.started_ms;
     task.stats = stats.clone();
@@ -168,10 +191,45 @@ pub fn store(c: &mut Change<'_>, id: CheckpointId) -> Applied {
     if c.state.sectors.values().any(|s| s.checkpoint == id && s.state == SectorState::Open) {
         return Err(Refusal::State("a sector of the checkpoint"));
     }
-    drop_empty_layers(c, id);
+    drop_empty_layers(c, id, |_| true);
     if let Some(x) = c.state.checkpoints.get_mut(&id) {
         x.state = CheckpointState::Stored;
         x.finished_ms = Some(c.now);
+    }
+    c.rows.insert(Row::Checkpoint(id));
+    Ok(())
+}
+
+/// A source cannot be backed up now: its task gives way to what the checkpoint before holds of it.
+pub fn refuse_task(c: &mut Change<'_>, id: CheckpointId, refused: &RefusedSource) -> Applied {
+    let x = c.state.checkpoints.get(&id).ok_or(Refusal::Unknown("the checkpoint"))?;
+    let task = x.tasks.iter().find(|t| t.source == refused.source).ok_or(Refusal::Unknown("the task"))?;
+    if x.state != CheckpointState::Running || task.state != TaskState::Running {
+        return Err(Refusal::State("the task"));
+    }
+    if refused.why.len() > WHY_LEN_MAX {
+        return Err(Refusal::Range("the reason"));
+    }
+    leases::holds_pack(c, id, refused.source)?;
+    let before = c.state.complete().into_iter().rev().find_map(|x| x.tasks.iter().find(|t| t.source == refused.source));
+    let before = before.map(|old| Task { state: TaskState::Carried, ..old.clone() });
+    // What was sealed of it is a part of nothing; its sectors go when the sectors of the checkpoint are pruned.
+    let layers: Vec<LayerId> = c
+        .state
+        .layers
+        .values()
+        .filter(|l| l.checkpoint == id && l.source == refused.source)
+        .map(|l| l.id)
+        .collect();
+    for l in layers {
+        c.state.layers.remove(&l);
+        c.rows.insert(Row::Layer(l));
+    }
+    if let Some(x) = c.state.checkpoints.get_mut(&id) {
+        x.tasks.retain(|t| t.source != refused.source);
+        x.tasks.extend(before);
+        x.tasks.sort_by_key(|t| t.source);
+        x.refused.push(refused.clone());
     }
     c.rows.insert(Row::Checkpoint(id));
     Ok(())

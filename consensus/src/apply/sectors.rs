@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use zoneward_sectors::ids::{CopyId, LayerId, SectorId, TargetId};
 
-use super::{Applied, Change, Refusal, Row};
+use super::{Applied, Change, Refusal, Row, leases};
 use crate::command::Command;
+use crate::work::Work;
 use crate::model::{CheckpointState, Copy, CopyState, Part, RawSector, SectorState};
 
 pub fn open(c: &mut Change<'_>, command: &Command) -> Applied {
@@ -38,6 +39,7 @@ pub fn open(c: &mut Change<'_>, command: &Command) -> Applied {
         min_priority: *min_priority,
         copies_wanted: *copies_wanted,
         created_ms: c.now,
+        lease: c.lease,
     };
     c.state.sectors.insert(*sector, record);
     c.rows.insert(Row::Sector(*sector));
@@ -51,7 +53,14 @@ pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
     if c.state.copies.contains_key(copy) {
         return Err(Refusal::Exists("the copy"));
     }
-    c.state.sectors.get(sector).ok_or(Refusal::Unknown("the sector"))?;
+    let s = c.state.sectors.get(sector).ok_or(Refusal::Unknown("the sector"))?;
+    // The first copy of a sector belongs to whoever packs it; a further one to whoever holds the work of copying.
+    let owner = if s.is_sealed() {
+        c.state.lease_of(&Work::Copy { sector: *sector, target: *target }).map(|l| l.epoch)
+    } else {
+        s.lease
+    };
+    leases::held(c, owner)?;
     c.state.targets.get(target).ok_or(Refusal::Unknown("the target"))?;
     place_free(c, *sector, *target, None)?;
     let record = Copy {
@@ -68,6 +77,7 @@ pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
         stored_ms: 0,
         verified_ms: None,
         read_ms: None,
+        lease: c.lease,
     };
     c.state.copies.insert(*copy, record);
     c.rows.insert(Row::Copy(*copy));
@@ -75,7 +85,7 @@ pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
 }
 
 /// Whether a sector may have a copy on a target: no other copy of it, but for `own`, shares target or failure domain.
-fn place_free(c: &Change<'_>, sector: SectorId, target: TargetId, own: Option<CopyId>) -> Applied {
+pub(super) fn place_free(c: &Change<'_>, sector: SectorId, target: TargetId, own: Option<CopyId>) -> Applied {
     let domain = |id: &TargetId| c.state.targets.get(id).and_then(|t| t.domain.as_ref());
     let wanted = domain(&target);
     let clash = c
@@ -106,6 +116,7 @@ pub fn seal(c: &mut Change<'_>, command: &Command) -> Applied {
     if k.sector != *sector {
         return Err(Refusal::Differs("the copy's sector"));
     }
+    leases::held(c, s.lease)?;
     if *raw_len > 1 << s.class_log2 {
         return Err(Refusal::Range("the sector's length"));
     }
@@ -124,6 +135,7 @@ pub fn seal(c: &mut Change<'_>, command: &Command) -> Applied {
         s.index = *index;
         s.seek_table = *seek_table;
         s.entries = *entries;
+        s.lease = None;
     }
     c.rows.insert(Row::Sector(*sector));
     stored(c, *copy, *stored_len);
@@ -153,6 +165,7 @@ fn stored(c: &mut Change<'_>, copy: CopyId, stored_len: u64) {
         k.state = CopyState::Stored;
         k.stored_len = stored_len;
         k.stored_ms = c.now;
+        k.lease = None;
         c.rows.insert(Row::Copy(copy));
     }
 }
@@ -163,6 +176,7 @@ pub fn store_copy(c: &mut Change<'_>, copy: CopyId, stored_len: u64) -> Applied 
     if k.state != CopyState::Open || !sealed {
         return Err(Refusal::State("the copy"));
     }
+    leases::held(c, k.lease)?;
     stored(c, copy, stored_len);
     Ok(())
 }
@@ -172,6 +186,7 @@ pub(super) fn give_up(c: &mut Change<'_>, sector: SectorId) {
     for copy in super::checkpoints::copies_of(c, sector) {
         if let Some(k) = c.state.copies.get_mut(&copy) {
             k.state = CopyState::Abandoned;
+            k.lease = None;
             c.rows.insert(Row::Copy(copy));
         }
     }
@@ -184,11 +199,16 @@ pub fn abandon(c: &mut Change<'_>, sector: SectorId) -> Applied {
     if s.is_sealed() {
         return Err(Refusal::State("the sector"));
     }
+    leases::held(c, s.lease)?;
     give_up(c, sector);
     Ok(())
 }
 
 pub fn abandon_copy(c: &mut Change<'_>, copy: CopyId) -> Applied {
+    let lease = c.state.copies.get(&copy).ok_or(Refusal::Unknown("the copy"))?.lease;
+    if lease.is_some() {
+        leases::held(c, lease)?;
+    }
     let k = c.state.copies.get_mut(&copy).ok_or(Refusal::Unknown("the copy"))?;
     match k.state {
         CopyState::Open => k.state = CopyState::Abandoned,

@@ -18,7 +18,7 @@ fn obey(state: &mut State, work: Work, fresh: &mut u8, dead: &[TargetId]) {
     let n = *fresh;
     let number = |t: TargetId| t.0[15];
     match work {
-        Work::ResumeCheckpoint { .. } => {}
+        Work::ResumeCheckpoint { .. } | Work::Pack { .. } | Work::StoreCheckpoint { .. } => {}
         Work::RemoveIncoming { target, .. } | Work::Copy { target, .. } | Work::Publish { target }
             if dead.contains(&target) => {}
         Work::RemoveIncoming { copy, .. } => all_done(state, &[Command::AbandonCopy { copy }]),
@@ -93,7 +93,8 @@ fn a_cut_run_is_to_be_resumed_and_its_leftovers_removed() {
     let mut v = s::begin();
     v.extend([s::open_checkpoint(1, CheckpointKind::Full, &[1]), s::open_sector(1, 1, false, 1)]);
     v.push(s::open_copy(1, 1, 1));
-    assert_eq!(plan(&after(&v), 0), [Work::ResumeCheckpoint { checkpoint: s::checkpoint(1) }]);
+    let (checkpoint, source) = (s::checkpoint(1), s::source(1));
+    assert_eq!(plan(&after(&v), 0), [Work::ResumeCheckpoint { checkpoint }, Work::Pack { checkpoint, source }]);
     v.push(Command::AbandonCheckpoint { checkpoint: s::checkpoint(1) });
     assert_eq!(plan(&after(&v), 0), [Work::RemoveIncoming { target: s::target(1), copy: s::copy(1) }]);
 }
@@ -116,10 +117,21 @@ fn paused_targets_get_nothing_and_lost_copies_are_made_again() {
 }
 
 #[test]
-fn work_under_way_is_not_planned_again() {
+fn work_under_way_is_not_planned_again_until_nobody_holds_it() {
     let mut v = backed_up();
-    v.push(s::open_copy(2, 1, 2));
-    assert!(!plan(&after(&v), 0).iter().any(|w| matches!(w, Work::Copy { .. })));
+    let (sector, target) = (s::sector(1), s::target(2));
+    let copies = |state: &State| {
+        let all = plan(state, 0);
+        all.into_iter().filter(|w| matches!(w, Work::Copy { .. })).collect::<Vec<_>>()
+    };
+    assert_eq!(copies(&after(&v)), [Work::Copy { sector, target }]);
+    v.push(Command::StartNode { incarnation: 1, version: "1".into() });
+    v.push(Command::Claim { incarnation: 1, work: vec![Work::Copy { sector, target }] });
+    let epoch = after(&v).revision;
+    v.push(Command::Under { epoch, command: Box::new(s::open_copy(2, 1, 2)) });
+    assert_eq!(copies(&after(&v)), []);
+    v.push(Command::EndLease { epoch });
+    assert_eq!(copies(&after(&v)), [Work::Copy { sector, target }], "the next holder goes on with it");
 }
 
 /// A target that does not answer must keep nothing from the others.
@@ -160,6 +172,11 @@ fn a_round_is_bounded_and_every_target_has_a_share() {
     assert!(work.contains(&Work::WriteSystem { checkpoint: s::checkpoint(1) }));
 }
 
+/// What only a packer or the leader of daemons does.
+fn of_packing(w: &Work) -> bool {
+    matches!(w, Work::ResumeCheckpoint { .. } | Work::Pack { .. } | Work::StoreCheckpoint { .. })
+}
+
 proptest! {
     #[test]
     fn what_is_planned_can_be_done_and_comes_to_an_end(story in s::any_story()) {
@@ -177,7 +194,7 @@ proptest! {
         if state.targets.contains_key(&s::target(1)) {
             settle(&mut state, &[]);
             let left: Vec<Work> =
-                plan(&state, 0).into_iter().filter(|w| !matches!(w, Work::ResumeCheckpoint { .. })).collect();
+                plan(&state, 0).into_iter().filter(|w| !of_packing(w)).collect();
             prop_assert!(left.is_empty(), "{left:?}");
         }
     }

@@ -61,6 +61,11 @@ impl Contacts {
         self.seen().answers.insert(node, Instant::now());
     }
 
+    /// For how long a node has not answered this one as its leader.
+    pub fn silence(&self, node: NodeId) -> Option<Duration> {
+        self.seen().answers.get(&node).map(Instant::elapsed)
+    }
+
     pub fn hears_leader(&self) -> bool {
         self.seen().leader.is_some_and(|at| at.elapsed() < self.lease)
     }

@@ -20,6 +20,11 @@ impl Consensus {
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node])), true).await
     }
 
+    /// Takes a node's vote; it goes on receiving the log.
+    pub async fn demote(&self, node: NodeId) -> Result<(), ProposeError> {
+        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node])), true).await
+    }
+
     /// Removes a node; nobody listens to it any more once this is applied.
     pub async fn remove(&self, node: NodeId) -> Result<(), ProposeError> {
         let voter = self.0.raft.metrics().borrow().membership_config.voter_ids().any(|id| id == node);

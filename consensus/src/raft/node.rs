@@ -346,6 +346,11 @@ impl Consensus {
         }
     }
 
+    /// For how long another node has not answered this one as its leader; `None` if it never did.
+    pub fn silence(&self, node: NodeId) -> Option<Duration> {
+        self.0.contacts.silence(node)
+    }
+
     /// Waits until an entry after `applied` is applied here, and answers its number; `None` once the node has stopped.
     pub async fn applied_beyond(&self, applied: Option<u64>) -> Option<u64> {
         self.0.storage.applied_beyond(applied).await

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use serde::de::DeserializeOwned;
 
 use crate::apply::Row;
-use crate::model::State;
+use crate::model::{Invite, Lease, State};
 
 /// The key of a record.
 pub fn key(row: &Row) -> String {
@@ -20,6 +20,8 @@ pub fn key(row: &Row) -> String {
         Row::Layer(id) => format!("layer/{id}"),
         Row::Sector(id) => format!("sector/{id}"),
         Row::Copy(id) => format!("copy/{id}"),
+        Row::Lease(epoch) => format!("lease/{epoch}"),
+        Row::Invite(token) => format!("invite/{token}"),
     }
 }
 
@@ -38,6 +40,8 @@ pub fn value(state: &State, row: &Row) -> serde_json::Result<Option<Vec<u8>>> {
         Row::Layer(id) => json(state.layers.get(id)),
         Row::Sector(id) => json(state.sectors.get(id)),
         Row::Copy(id) => json(state.copies.get(id)),
+        Row::Lease(epoch) => json(state.leases.get(epoch)),
+        Row::Invite(token) => json(state.invites.get(token)),
     }
 }
 
@@ -69,6 +73,8 @@ pub fn load(state: &mut State, key: &str, value: &[u8]) -> Result<(), String> {
         "layer" => record!(layers),
         "sector" => record!(sectors),
         "copy" => record!(copies),
+        "invite" => insert(&mut state.invites, key, read::<Invite>(key, value)?, |x| x.token)?,
+        "lease" => insert(&mut state.leases, key, read::<Lease>(key, value)?, |x| x.epoch)?,
         other => return Err(format!("records of the unknown kind {other:?}: was it written by a newer zoneward?")),
     }
     Ok(())

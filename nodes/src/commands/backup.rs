@@ -11,7 +11,7 @@ use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::{CheckpointKind, Source};
 use zoneward_sectors::glob::{Excludes, parse_patterns_file};
-use zoneward_sectors::ids::SourceId;
+use zoneward_sectors::ids::{NodeId, SourceId};
 use zoneward_sectors::pack::Progress;
 
 use super::{open, threads};
@@ -19,7 +19,7 @@ use crate::cli::{BackupArgs, Global, SourceArgs};
 use crate::errors::{Failure, exit};
 use crate::output::Out;
 use crate::progress::{Display, Meter};
-use crate::units::{bytes, count, duration, plural, show_path};
+use crate::summary::Summary;
 
 fn patterns(a: &BackupArgs) -> Result<Vec<String>, Failure> {
     let mut all = a.exclude.clone();
@@ -64,16 +64,38 @@ pub(crate) fn remember(zone: &mut Zone, a: &SourceArgs, patterns: Vec<String>) -
         added_ms: 0,
         last_mount: None,
         last_entries: 0,
+        nodes: readers(zone, a, old.as_ref())?,
     };
     let id = source.id;
     let same = old.as_ref().is_some_and(|o| {
-        (&o.excludes, o.priority, o.copies, o.exclude_caches, o.one_file_system)
-            == (&source.excludes, source.priority, source.copies, source.exclude_caches, source.one_file_system)
+        (&o.excludes, o.priority, o.copies, o.exclude_caches, o.one_file_system, &o.nodes)
+            == (
+                &source.excludes,
+                source.priority,
+                source.copies,
+                source.exclude_caches,
+                source.one_file_system,
+                &source.nodes,
+            )
     });
     if !same {
         zone.propose(Command::PutSource { source })?;
     }
     Ok(id)
+}
+
+/// The nodes that can read a source: this one, unless something else is said or was said before.
+fn readers(zone: &Zone, a: &SourceArgs, old: Option<&Source>) -> Result<Vec<NodeId>, Failure> {
+    if a.shared {
+        return Ok(Vec::new());
+    }
+    if a.node.is_empty() {
+        return Ok(old.map_or_else(|| vec![zone.node()], |s| s.nodes.clone()));
+    }
+    let mut all = a.node.iter().map(|n| super::node_by_name(zone.state(), n)).collect::<Result<Vec<_>, _>>()?;
+    all.sort();
+    all.dedup();
+    Ok(all)
 }
 
 fn chosen_sources(zone: &mut Zone, a: &BackupArgs) -> Result<Vec<SourceId>, Failure> {
@@ -87,6 +109,8 @@ fn chosen_sources(zone: &mut Zone, a: &BackupArgs) -> Result<Vec<SourceId>, Fail
             exclude: Vec::new(),
             exclude_caches: a.exclude_caches,
             one_file_system: a.one_file_system,
+            shared: a.shared,
+            node: a.node.clone(),
         };
         let id = remember(zone, &args, patterns.clone())?;
         if !ids.contains(&id) {
@@ -118,7 +142,7 @@ pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
     let request = BackupRequest { sources, kind, dry_run: a.dry_run, allow_empty: a.allow_empty, threads: threads() };
     let started = Instant::now();
     let report = with_progress(g, &mut zone, &request)?;
-    Ok(tell(out, &zone, &report, started.elapsed().as_secs_f64()))
+    Ok(Summary::of_report(&report).tell(out, zone.state(), started.elapsed().as_secs_f64()))
 }
 
 /// Runs a backup with its progress shown.
@@ -143,97 +167,4 @@ pub(crate) fn with_progress(g: &Global, zone: &mut Zone, request: &BackupRequest
     })?;
     drop(shown);
     Ok(report)
-}
-
-/// Says what came of it; answers the exit code.
-pub(crate) fn tell(out: Out, zone: &Zone, r: &BackupReport, seconds: f64) -> i32 {
-    let unread: u64 = r.sources.iter().map(|s| s.unread()).sum();
-    let unsteady: u64 = r.sources.iter().map(|s| s.packed.unsteady_count).sum();
-    for s in &r.sources {
-        tell_source(out, s);
-    }
-    for f in &r.settled.failed {
-        out.warn(f);
-    }
-    let refused: Vec<Failure> = r.refused.iter().map(crate::translate::of_source).collect();
-    for f in &refused {
-        eprintln!("{f}");
-    }
-    let incomplete = unread + unsteady > 0 || !r.settled.failed.is_empty() || !refused.is_empty();
-    let state = zone.state();
-    let targets = state.usable_targets().count();
-    let wanted = r
-        .sources
-        .iter()
-        .filter_map(|s| state.sources.get(&s.source))
-        .map(|s| state.copies_wanted(s))
-        .max()
-        .unwrap_or(1);
-    out.json(&serde_json::json!({
-        "type": "summary", "schema": "zoneward.backup/1", "checkpoint": r.checkpoint, "seq": r.seq, "resumed": r.resumed,
-        "dry_run": r.checkpoint.is_none(), "complete": !incomplete, "seconds": seconds, "sectors": r.sectors,
-        "stored_bytes": r.stored_bytes, "copies_made": r.settled.copies_made, "failed": r.settled.failed,
-        "refused": refused.iter().map(|f| serde_json::json!({"code": format!("ZW-{}", f.code), "what": f.what})).collect::<Vec<_>>(),
-        "sources": r.sources.iter().map(|s| serde_json::json!({
-            "id": s.source, "path": s.path.to_string_lossy(), "files": s.counts.files, "dirs": s.counts.dirs, "others": s.counts.others,
-            "bytes": s.counts.bytes, "new": s.counts.new, "changed": s.counts.changed, "gone": s.counts.gone,
-            "new_bytes": s.packed.new_bytes, "unread": s.unread(), "unsteady": s.packed.unsteady_count,
-            "vanished": s.counts.vanished + s.packed.vanished, "sockets": s.counts.sockets,
-            "excluded": s.counts.excluded + s.counts.caches + s.counts.other_file_systems,
-        })).collect::<Vec<_>>(),
-    }));
-    match r.checkpoint {
-        None => out.say("nothing was changed (dry run)"),
-        Some(id) => {
-            let made = if r.resumed { "finished what was cut" } else { "done" };
-            out.say(format!(
-                "checkpoint {} ({:.8}) {made} in {}: {} in {} on the target",
-                r.seq,
-                id.to_string(),
-                duration(seconds),
-                bytes(r.stored_bytes),
-                plural(r.sectors, "sector", "sectors")
-            ));
-        }
-    }
-    if usize::from(wanted) > targets && r.checkpoint.is_some() {
-        out.say(format!("{wanted} copies are wanted, there is room for {targets}: zoneward target add URL"));
-    }
-    match (refused.first(), incomplete) {
-        (Some(f), _) => f.exit,
-        (None, true) => exit::INCOMPLETE,
-        (None, false) => 0,
-    }
-}
-
-fn tell_source(out: Out, s: &zoneward_actors::backup::SourceReport) {
-    let c = &s.counts;
-    out.say(format!(
-        "{}: {}, {}; {} new, {} changed, {} gone; {} of new content",
-        s.path.display(),
-        plural(c.files, "file", "files"),
-        bytes(c.bytes),
-        count(c.new),
-        count(c.changed),
-        count(c.gone),
-        bytes(s.packed.new_bytes)
-    ));
-    let left_out = [
-        (c.sockets, "sockets"),
-        (c.excluded, "excluded"),
-        (c.caches, "caches"),
-        (c.other_file_systems, "on other file systems"),
-        (c.vanished + s.packed.vanished, "vanished meanwhile"),
-    ];
-    let left_out: Vec<String> =
-        left_out.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", count(*n))).collect();
-    if !left_out.is_empty() {
-        out.say(format!("  left out: {}", left_out.join(", ")));
-    }
-    let troubles = s.troubles.iter().filter(|t| !t.vanished);
-    out.warn_some(troubles.map(|t| format!("{}: cannot {}: {}", show_path(&t.path), t.what, t.error)), s.counts.unread);
-    let unread = s.packed.unread.iter().map(|(path, why)| format!("{}: {why}", show_path(path)));
-    out.warn_some(unread, s.packed.unread_count);
-    let unsteady = s.packed.unsteady.iter().map(|p| format!("{}: it changed while it was read", show_path(p)));
-    out.warn_some(unsteady, s.packed.unsteady_count);
 }

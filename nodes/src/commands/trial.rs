@@ -93,6 +93,8 @@ fn run(g: &Global, out: Out, zone: &mut Zone, source: &Path, restored: &Path) ->
         exclude: Vec::new(),
         exclude_caches: false,
         one_file_system: false,
+        shared: false,
+        node: Vec::new(),
     };
     let id = super::backup::remember(zone, &args, Vec::new())?;
     let request = BackupRequest {

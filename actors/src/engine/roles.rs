@@ -1,0 +1,149 @@
+//! What each actor looks for: pure, from the state and what this node reaches.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use zoneward_consensus::limits::CLAIM_MAX;
+use zoneward_consensus::model::{CopyState, Standing, State};
+use zoneward_consensus::plan::{Work, plan};
+use zoneward_sectors::ids::{NodeId, TargetId};
+
+use super::steps;
+use crate::clock::now_ms;
+use crate::errors::ZoneError;
+use crate::node::Node;
+
+/// The actors of a node, one for each kind of step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// On the leader: ends leases of silent nodes, closes checkpoints, changes who votes.
+    Scheduler,
+    /// Packs sources into sectors.
+    Packer,
+    /// Brings further copies of sectors to their targets.
+    Uploader,
+    /// Makes copies anew that were lost or damaged.
+    Rebuilder,
+    /// Writes system data, shows the head on targets, removes what was given up.
+    Publisher,
+    /// Looks after stored copies: that they are there.
+    HealthChecker,
+}
+
+impl Role {
+    pub const ALL: [Self; 6] =
+        [Self::Scheduler, Self::Packer, Self::Uploader, Self::Rebuilder, Self::Publisher, Self::HealthChecker];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scheduler => "scheduler",
+            Self::Packer => "packer",
+            Self::Uploader => "uploader",
+            Self::Rebuilder => "rebuilder",
+            Self::Publisher => "publisher",
+            Self::HealthChecker => "health-checker",
+        }
+    }
+
+    /// What this node should do next in this role; nothing: it waits.
+    pub fn choose(self, state: &State, node: &Arc<Node>) -> Vec<Work> {
+        match self {
+            // These decide by more than the state, on their thread.
+            Self::Scheduler => steps::schedule_is_due(node),
+            Self::HealthChecker => steps::check_is_due(state, node),
+            _ => choose(self, state, &Me { id: node.id(), reaches: &|t| node.reaches(t) }),
+        }
+    }
+
+    /// Does what was chosen, on a thread of its own. `false`: others were faster.
+    pub fn run(self, node: &Arc<Node>, work: Vec<Work>) -> Result<bool, ZoneError> {
+        match self {
+            Self::Scheduler => steps::schedule(node),
+            Self::HealthChecker => steps::check(node),
+            _ => steps::claim_and_do(self, node, work),
+        }
+    }
+}
+
+/// The node for which is chosen.
+pub struct Me<'a> {
+    pub id: NodeId,
+    pub reaches: &'a dyn Fn(TargetId) -> bool,
+}
+
+/// Work for this node in this role, to be claimed together.
+pub fn choose(role: Role, state: &State, me: &Me<'_>) -> Vec<Work> {
+    if state.nodes.get(&me.id).is_none_or(|n| n.standing != Standing::Member) {
+        return Vec::new();
+    }
+    let free = |w: &Work| state.lease_of(w).is_none() && w.target().is_none_or(|t| (me.reaches)(t));
+    let open = plan(state, now_ms()).into_iter().filter(free);
+    match role {
+        Role::Packer => packs(state, me, open.filter(|w| matches!(w, Work::Pack { .. })).collect()),
+        Role::Uploader => copies(state, me, open, false),
+        Role::Rebuilder => copies(state, me, open, true),
+        Role::Publisher => publishes(state, me, open),
+        Role::Scheduler | Role::HealthChecker => Vec::new(),
+    }
+}
+
+/// Sources to be packed by this node together: they may share sectors, so they must want the same number of copies.
+/// Of what several nodes can read, each takes its share.
+fn packs(state: &State, me: &Me<'_>, open: Vec<Work>) -> Vec<Work> {
+    // The first copy is written while it is packed.
+    if !state.usable_targets().any(|t| (me.reaches)(t.id)) {
+        return Vec::new();
+    }
+    let mut groups: BTreeMap<(bool, std::cmp::Reverse<u8>), Vec<Work>> = BTreeMap::new();
+    for w in open {
+        let Work::Pack { source, .. } = w else { continue };
+        // One that was removed meanwhile is refused by whoever takes it.
+        let record = state.sources.get(&source);
+        if record.is_some_and(|s| !state.can_read(me.id, s)) {
+            continue;
+        }
+        let shared = record.is_some_and(|s| s.nodes.len() != 1);
+        let copies = record.map_or(1, |s| state.copies_wanted(s));
+        groups.entry((shared, std::cmp::Reverse(copies))).or_default().push(w);
+    }
+    let Some(((shared, _), mut group)) = groups.into_iter().next() else { return Vec::new() };
+    if shared {
+        let members = state.nodes.values().filter(|n| n.standing == Standing::Member).count().max(1);
+        group.truncate(group.len().div_ceil(members));
+    }
+    group.truncate(CLAIM_MAX);
+    group
+}
+
+/// One copy to be made of a sector that can be read from here.
+fn copies(state: &State, me: &Me<'_>, open: impl Iterator<Item = Work>, rebuild: bool) -> Vec<Work> {
+    let mut of: BTreeMap<_, (bool, bool)> = BTreeMap::new();
+    for c in state.copies.values() {
+        let entry = of.entry(c.sector).or_default();
+        entry.0 |= matches!(c.state, CopyState::Damaged | CopyState::Lost);
+        entry.1 |= c.is_stored() && (me.reaches)(c.target);
+    }
+    let fits = |w: &Work| match w {
+        Work::Copy { sector, .. } => of.get(sector).is_some_and(|(broken, readable)| *broken == rebuild && *readable),
+        _ => false,
+    };
+    open.filter(fits).take(1).collect()
+}
+
+/// System data, a head, or leftovers: one kind at a time.
+fn publishes(state: &State, me: &Me<'_>, open: impl Iterator<Item = Work>) -> Vec<Work> {
+    let (mut leftovers, mut others) = (Vec::new(), Vec::new());
+    for w in open {
+        match w {
+            Work::RemoveIncoming { .. } => leftovers.push(w),
+            Work::Publish { .. } => others.push(w),
+            Work::WriteSystem { .. } if state.usable_targets().any(|t| (me.reaches)(t.id)) => others.push(w),
+            _ => {}
+        }
+    }
+    if let Some(first) = others.first() {
+        return vec![*first];
+    }
+    leftovers.truncate(CLAIM_MAX);
+    leftovers
+}

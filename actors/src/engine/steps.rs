@@ -1,0 +1,224 @@
+//! What the actors' threads do: claim, do, report, let go.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use zoneward_consensus::command::Command;
+use zoneward_consensus::limits;
+use zoneward_consensus::model::{CopyState, State};
+use zoneward_consensus::plan::Work;
+use zoneward_consensus::raft;
+use zoneward_sectors::pack;
+
+use super::roles::Role;
+use super::scheduler::{self, Facts};
+use crate::backup::{Event, pack_sources};
+use crate::board::Running;
+use crate::cluster::CommandError;
+use crate::errors::ZoneError;
+use crate::node::{Leading, Node};
+use crate::transcode::{CopyProgress, copy_sector};
+use crate::zone::{Authority, Zone};
+
+/// How often figures are taken from a step under way, ms.
+const METER_MS: u64 = 200;
+
+/// Claims work and does it under the lease. `false`: somebody else was faster.
+pub fn claim_and_do(role: Role, node: &Arc<Node>, work: Vec<Work>) -> Result<bool, ZoneError> {
+    let claim = Command::Claim { incarnation: node.incarnation, work: work.clone() };
+    let state = match node.propose(claim) {
+        Ok(state) => state,
+        // Another node has it, or it is done by now.
+        Err(ZoneError::Command(CommandError::Refused { code, .. })) if code == "held" || code == "state" => {
+            return Ok(false);
+        }
+        Err(e) => return Err(e),
+    };
+    let lease = state.leases.values().find(|l| l.node == node.id() && l.work == work);
+    let Some(epoch) = lease.map(|l| l.epoch) else { return Ok(false) };
+    let shown = node.board.show(Running::new(epoch, kind(role, &work), work.clone()));
+    let mut zone = node.zone(Some(epoch));
+    let done = meter(&shown.running, |progress| step(&mut zone, node, &work, progress));
+    drop(shown);
+    // Whatever came of it: what is not done is free for the next to claim.
+    match node.propose(Command::EndLease { epoch }) {
+        Ok(_) | Err(ZoneError::Command(CommandError::Refused { .. })) => {}
+        Err(e) => return Err(done.err().unwrap_or(e)),
+    }
+    done.map(|()| true)
+}
+
+fn kind(role: Role, work: &[Work]) -> &'static str {
+    match role {
+        Role::Rebuilder => "rebuild",
+        _ => work.first().map_or("nothing", Work::kind),
+    }
+}
+
+/// What a step counts while it runs.
+struct Progress {
+    running: Arc<Running>,
+    pack: Arc<pack::Progress>,
+    copy: Arc<CopyProgress>,
+}
+
+/// Runs a step while its figures are carried to the board, and its stop flag to where it works.
+fn meter(running: &Arc<Running>, step: impl FnOnce(&Progress) -> Result<(), ZoneError>) -> Result<(), ZoneError> {
+    let pack = Arc::new(pack::Progress { stop: running.stop.clone(), ..pack::Progress::default() });
+    let progress = Progress { running: running.clone(), pack, copy: Arc::default() };
+    let (end, ended) = crossbeam_channel::bounded::<()>(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let wait = Duration::from_millis(METER_MS);
+            while ended.recv_timeout(wait) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+                take(&progress);
+            }
+        });
+        let done = step(&progress);
+        drop(end);
+        done
+    })
+}
+
+fn take(p: &Progress) {
+    let (r, c) = (&p.running, &p.copy);
+    c.stop.store(r.stop.load(Ordering::Relaxed), Ordering::Relaxed);
+    let total = c.total.load(Ordering::Relaxed);
+    if total > 0 {
+        r.total.store(total, Ordering::Relaxed);
+        r.done.store(c.done.load(Ordering::Relaxed), Ordering::Relaxed);
+    } else {
+        r.done.store(p.pack.read.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+fn step(zone: &mut Zone, node: &Arc<Node>, work: &[Work], p: &Progress) -> Result<(), ZoneError> {
+    match work.first() {
+        Some(Work::Pack { checkpoint, .. }) => {
+            let sources = work.iter().filter_map(|w| match w {
+                Work::Pack { source, .. } => Some(*source),
+                _ => None,
+            });
+            let sources: Vec<_> = sources.collect();
+            pack_sources(zone, *checkpoint, &sources, node.threads, &p.pack, &mut |event| match event {
+                Event::Scanning(path) => p.running.say(format!("scanning {}", path.display())),
+                Event::Scanned(_, counts) => {
+                    p.running.total.fetch_add(counts.changed_bytes, Ordering::Relaxed);
+                }
+                Event::Packing { path, .. } => p.running.say(format!("packing {}", path.display())),
+                Event::Finishing => p.running.say("finishing".into()),
+            })
+        }
+        Some(Work::Copy { sector, target }) => {
+            let name = zone.state().targets.get(target).map_or_else(String::new, |t| t.name.clone());
+            p.running.say(format!("sector {:.8} to {name}", sector.to_string()));
+            copy_sector(zone, *sector, *target, node.threads, &p.copy).map(|_| ())
+        }
+        Some(Work::WriteSystem { checkpoint }) => crate::system::write_system(zone, *checkpoint),
+        Some(Work::Publish { target }) => crate::system::publish(zone, *target),
+        Some(Work::RemoveIncoming { .. }) => {
+            for w in work {
+                if let Work::RemoveIncoming { target, copy } = *w {
+                    crate::system::remove_abandoned(zone, target, copy)?;
+                }
+            }
+            Ok(())
+        }
+        Some(Work::ResumeCheckpoint { .. } | Work::StoreCheckpoint { .. } | Work::FinishCheckpoint { .. }) | None => {
+            Ok(())
+        }
+    }
+}
+
+/// The scheduler looks at each turn, if this node leads. What it answers is only a sign that there is something to do.
+pub fn schedule_is_due(node: &Arc<Node>) -> Vec<Work> {
+    let leads = node.cluster.metrics().role == raft::Role::Leader;
+    let since = node.leading(|l: &mut Leading| l.look(leads));
+    if since.is_none() { Vec::new() } else { decide(node).into_iter().filter_map(|_| Some(SIGN)).take(1).collect() }
+}
+
+/// Stands for "something": the scheduler claims nothing.
+const SIGN: Work = Work::ResumeCheckpoint { checkpoint: zoneward_sectors::ids::CheckpointId([0; 16]) };
+
+fn decide(node: &Arc<Node>) -> Vec<scheduler::Act> {
+    let m = node.cluster.metrics();
+    let leading = node.leading(|l| l.look(m.role == raft::Role::Leader));
+    let Some(leading) = leading else { return Vec::new() };
+    let facts = Facts {
+        me: node.id(),
+        leading,
+        silence: m.voters.iter().chain(&m.learners).map(|id| (*id, node.cluster.silence(*id))).collect(),
+        voters: m.voters,
+        lag: m.lag,
+    };
+    scheduler::decide(&node.view(), &facts)
+}
+
+/// On the leader: what follows from the state alone.
+pub fn schedule(node: &Arc<Node>) -> Result<bool, ZoneError> {
+    let mut did = false;
+    for act in decide(node) {
+        let done = match act {
+            scheduler::Act::Propose(command) => node.propose(command).map(|_| ()),
+            scheduler::Act::Promote(id) => node.cluster.promote(id).map_err(ZoneError::from),
+        };
+        match done {
+            Ok(()) => did = true,
+            // The state moved on while this was decided.
+            Err(ZoneError::Command(CommandError::Refused { .. })) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(did)
+}
+
+/// How often a node looks whether its targets still list what the state says they hold, ms.
+const CHECK_EVERY_MS: u64 = 3_600_000;
+
+/// Whether this node should look after copies now: the leader does, each hour.
+pub fn check_is_due(state: &State, node: &Arc<Node>) -> Vec<Work> {
+    let leads = node.cluster.metrics().role == raft::Role::Leader;
+    if leads && !state.copies.is_empty() && node.check_due(Duration::from_millis(CHECK_EVERY_MS)) {
+        vec![SIGN]
+    } else {
+        Vec::new()
+    }
+}
+
+/// Compares what reachable targets list with what they should hold: a copy that is gone, or has another length, is marked,
+/// and one that was given up for lost and is there again counts again.
+pub fn check(node: &Arc<Node>) -> Result<bool, ZoneError> {
+    let state = node.view();
+    let mut whole = Vec::new();
+    for (id, target) in node.reached() {
+        let alias = zoneward_consensus::model::Target::clone(match state.targets.get(&id) {
+            Some(t) => t,
+            None => continue,
+        })
+        .alias;
+        let listed: std::collections::BTreeMap<_, _> = target.list(alias)?.sectors.into_iter().collect();
+        for c in state.copies.values().filter(|c| c.target == id && !c.is_open()) {
+            let right = listed.get(&c.id) == Some(&c.stored_len);
+            match (c.state, right) {
+                (CopyState::Stored, true) => whole.push(c.id),
+                (CopyState::Stored, false) => mark(node, c.id, CopyState::Lost)?,
+                (CopyState::Lost, true) => mark(node, c.id, CopyState::Stored)?,
+                _ => {}
+            }
+        }
+    }
+    for some in whole.chunks(limits::VERIFIED_MAX) {
+        node.propose(Command::Verified { copies: some.to_vec(), read: false })?;
+    }
+    node.checked();
+    Ok(true)
+}
+
+fn mark(node: &Arc<Node>, copy: zoneward_sectors::ids::CopyId, state: CopyState) -> Result<(), ZoneError> {
+    match node.propose(Command::MarkCopy { copy, state }) {
+        // Another copy took its place meanwhile.
+        Ok(_) | Err(ZoneError::Command(CommandError::Refused { .. })) => Ok(()),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,271 @@
+//! A node at work: its place in the cluster, the targets it reaches, and what it works on. The actors share it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use zoneward_consensus::command::Command;
+use zoneward_consensus::effect::took_effect;
+use zoneward_consensus::model::State;
+use zoneward_consensus::raft::Role;
+use zoneward_sectors::ids::{NodeId, TargetId};
+use zoneward_transport::kind;
+
+use crate::board::{Board, StepReport};
+use crate::clock::now_ms;
+use crate::cluster::{Cluster, CommandError};
+use crate::errors::ZoneError;
+use crate::open::{Targets, chain};
+use crate::zone::{Authority, Zone, ZoneParts, open_target};
+
+/// Wait before a command is tried again, ms: doubled up to [`RETRY_MS_MAX`].
+const RETRY_MS: u64 = 50;
+const RETRY_MS_MAX: u64 = 1_000;
+/// How long another node may take to say how it does, ms.
+const REPORT_MS: u64 = 1_000;
+
+/// A node at work.
+pub struct Node {
+    pub cluster: Arc<Cluster>,
+    pub parts: ZoneParts,
+    /// The number of this start.
+    pub incarnation: u64,
+    pub version: &'static str,
+    /// Threads that a step may use.
+    pub threads: usize,
+    pub board: Arc<Board>,
+    /// Set when the process is to end.
+    pub stop: Arc<AtomicBool>,
+    pub started_ms: u64,
+    /// The invites that were let out here.
+    pub desk: crate::join::Desk,
+    reach: Mutex<Reach>,
+    heard: Mutex<BTreeMap<NodeId, NodeReport>>,
+    leading: Mutex<Leading>,
+    /// When copies were last looked after from here.
+    checked: Mutex<Option<Instant>>,
+}
+
+/// The targets as this node finds them.
+#[derive(Default)]
+struct Reach {
+    open: Targets,
+    away: BTreeMap<TargetId, String>,
+}
+
+/// How a node does, as it says itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeReport {
+    pub node: NodeId,
+    pub version: String,
+    pub incarnation: u64,
+    pub started_ms: u64,
+    /// When it said so, by the clock of the node that asked.
+    pub at_ms: u64,
+    pub role: String,
+    pub term: u64,
+    pub applied: u64,
+    pub steps: Vec<StepReport>,
+    /// Targets that it cannot use, and why.
+    pub away: BTreeMap<TargetId, String>,
+}
+
+/// Raft's roles as people read them.
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Learner => "learner",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+        Role::Stopped => "stopped",
+    }
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Node({})", self.id())
+    }
+}
+
+impl Node {
+    pub fn new(cluster: Arc<Cluster>, parts: ZoneParts, incarnation: u64, version: &'static str, threads: usize) -> Self {
+        Self {
+            cluster,
+            parts,
+            incarnation,
+            version,
+            threads,
+            board: Arc::default(),
+            stop: Arc::default(),
+            started_ms: now_ms(),
+            desk: crate::join::Desk::default(),
+            reach: Mutex::default(),
+            heard: Mutex::default(),
+            leading: Mutex::default(),
+            checked: Mutex::default(),
+        }
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.cluster.node()
+    }
+
+    /// A handle on the zone that works under a lease, or under none.
+    pub fn zone(self: &Arc<Self>, epoch: Option<u64>) -> Zone {
+        let targets = lock(&self.reach).open.clone();
+        self.parts.handle(self.clone(), epoch, targets)
+    }
+
+    /// Whether this node can use a target now.
+    pub fn reaches(&self, target: TargetId) -> bool {
+        lock(&self.reach).open.contains_key(&target)
+    }
+
+    /// The targets that this node can use now.
+    pub fn reached(&self) -> Targets {
+        lock(&self.reach).open.clone()
+    }
+
+    /// The targets that it cannot use, and why.
+    pub fn away(&self) -> BTreeMap<TargetId, String> {
+        lock(&self.reach).away.clone()
+    }
+
+    /// Opens the targets that are new, tries those again that were away, and lets go of those that do not answer.
+    pub fn look_at_targets(&self) {
+        let view = self.cluster.view();
+        let known = lock(&self.reach).open.clone();
+        let mut next = Reach::default();
+        for t in view.targets.values() {
+            let kept = known.get(&t.id).filter(|x| x.list_zones().is_ok());
+            match kept.cloned().map_or_else(|| open_target(t), Ok) {
+                Ok(target) => {
+                    next.open.insert(t.id, target);
+                }
+                Err(e) => {
+                    next.away.insert(t.id, chain(&e));
+                }
+            }
+        }
+        *lock(&self.reach) = next;
+    }
+
+    /// True once the process is to end.
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Since when this node leads.
+    pub(crate) fn leading<T>(&self, look: impl FnOnce(&mut Leading) -> T) -> T {
+        look(&mut lock(&self.leading))
+    }
+
+    /// Whether copies were last looked after longer ago than `period`.
+    pub(crate) fn check_due(&self, period: Duration) -> bool {
+        lock(&self.checked).is_none_or(|at| at.elapsed() > period)
+    }
+
+    pub(crate) fn checked(&self) {
+        *lock(&self.checked) = Some(Instant::now());
+    }
+
+    /// How this node does.
+    pub fn report(&self) -> NodeReport {
+        let m = self.cluster.metrics();
+        NodeReport {
+            node: self.id(),
+            version: self.version.to_owned(),
+            incarnation: self.incarnation,
+            started_ms: self.started_ms,
+            at_ms: now_ms(),
+            role: role_name(m.role).to_owned(),
+            term: m.term,
+            applied: m.last_applied.unwrap_or(0),
+            steps: self.board.report(),
+            away: self.away(),
+        }
+    }
+
+    /// Asks all other nodes how they do, all at once. Of one that does not answer, what it said last.
+    pub fn reports(&self) -> BTreeMap<NodeId, NodeReport> {
+        let others: Vec<NodeId> = self.cluster.members().into_keys().filter(|id| *id != self.id()).collect();
+        let wait = Duration::from_millis(REPORT_MS);
+        let answers = self.cluster.ask_all(&others, kind::REPORT, &[], wait);
+        let mut heard = lock(&self.heard);
+        for (id, answer) in answers {
+            // An answer that this release cannot read is no answer.
+            if let Some(mut report) = answer.ok().and_then(|b| serde_json::from_slice::<NodeReport>(&b).ok()) {
+                report.at_ms = now_ms();
+                heard.insert(id, report);
+            }
+        }
+        heard.retain(|id, _| others.contains(id));
+        heard.insert(self.id(), self.report());
+        heard.clone()
+    }
+}
+
+impl Authority for Node {
+    fn view(&self) -> Arc<State> {
+        self.cluster.view()
+    }
+
+    fn propose(&self, command: Command) -> Result<Arc<State>, ZoneError> {
+        let mut wait = RETRY_MS;
+        let mut maybe = false;
+        loop {
+            match self.cluster.propose(&command).and_then(|reply| self.cluster.applied(reply.revision)) {
+                Ok(state) => return Ok(state),
+                Err(CommandError::Unknown) => maybe = true,
+                Err(CommandError::NoLeader | CommandError::Busy) => {}
+                Err(CommandError::Refused { code, text }) => {
+                    // An earlier try may have come through, so that this one came too late.
+                    if maybe {
+                        let state = self.cluster.linearizable()?;
+                        if took_effect(&state, self.id(), &command) {
+                            return Ok(state);
+                        }
+                    }
+                    return Err(if code == "lease" {
+                        ZoneError::LeaseEnded
+                    } else {
+                        CommandError::Refused { code, text }.into()
+                    });
+                }
+                Err(e) => return Err(e.into()),
+            }
+            if self.stopping() {
+                return Err(ZoneError::Interrupted);
+            }
+            if maybe
+                && let Ok(state) = self.cluster.linearizable()
+                && took_effect(&state, self.id(), &command)
+            {
+                return Ok(state);
+            }
+            std::thread::sleep(Duration::from_millis(wait));
+            wait = (wait * 2).min(RETRY_MS_MAX);
+        }
+    }
+}
+
+/// Since when this node leads, by its own clock.
+#[derive(Debug, Default)]
+pub struct Leading(Option<Instant>);
+
+impl Leading {
+    /// For how long it has led; `None` if it does not.
+    pub fn look(&mut self, leads: bool) -> Option<Duration> {
+        if !leads {
+            self.0 = None;
+            return None;
+        }
+        Some(self.0.get_or_insert_with(Instant::now).elapsed())
+    }
+}

@@ -1,0 +1,206 @@
+//! Nodes: who they are, and what an operator decided about them.
+
+use zoneward_sectors::ids::{Digest, NodeId};
+
+use super::{Applied, Change, Refusal, Row, leases, name_ok};
+use crate::limits::{INVITE_MS_MAX, INVITES_MAX, NAME_LEN_MAX, NODES_MAX};
+use crate::model::{Invite, Node, Standing};
+
+pub fn add(c: &mut Change<'_>, id: NodeId, name: &str, public_key: &str, certificate: &str) -> Applied {
+    name_ok(name)?;
+    if c.state.nodes.contains_key(&id) || c.state.nodes.values().any(|n| n.public_key == public_key) {
+        return Err(Refusal::Exists("the node"));
+    }
+    if c.state.nodes.values().any(|n| n.name == name) {
+        return Err(Refusal::Exists("a node of this name"));
+    }
+    if c.state.nodes.len() >= NODES_MAX {
+        return Err(Refusal::Range("the number of nodes"));
+    }
+    let node = Node {
+        id,
+        name: name.to_owned(),
+        public_key: public_key.to_owned(),
+        certificate: certificate.to_owned(),
+        joined_ms: c.now,
+        incarnation: 0,
+        standing: Standing::Member,
+        version: String::new(),
+    };
+    c.state.nodes.insert(id, node);
+    c.rows.insert(Row::Node(id));
+    Ok(())
+}
+
+pub fn start(c: &mut Change<'_>, incarnation: u64, version: &str) -> Applied {
+    if version.len() > NAME_LEN_MAX || version.chars().any(char::is_control) {
+        return Err(Refusal::Range("the version"));
+    }
+    let id = c.node;
+    let node = c.state.nodes.get_mut(&id).ok_or(Refusal::Unknown("the node"))?;
+    if incarnation <= node.incarnation {
+        return Err(Refusal::Differs("the number of the node's start: does it run on an old copy of its disk? It"));
+    }
+    node.incarnation = incarnation;
+    node.version = version.to_owned();
+    c.rows.insert(Row::Node(id));
+    leases::end_all(c, |l| l.node == id && l.incarnation < incarnation);
+    Ok(())
+}
+
+pub fn set(c: &mut Change<'_>, id: NodeId, name: Option<&str>, standing: Option<Standing>) -> Applied {
+    if !c.state.nodes.contains_key(&id) {
+        return Err(Refusal::Unknown("the node"));
+    }
+    if let Some(name) = name {
+        name_ok(name)?;
+        if c.state.nodes.values().any(|n| n.id != id && n.name == name) {
+            return Err(Refusal::Exists("a node of this name"));
+        }
+    }
+    if let Some(node) = c.state.nodes.get_mut(&id) {
+        node.name = name.map_or_else(|| node.name.clone(), str::to_owned);
+        node.standing = standing.unwrap_or(node.standing);
+        c.rows.insert(Row::Node(id));
+    }
+    if matches!(standing, Some(Standing::Faulty | Standing::Witness)) {
+        leases::end_all(c, |l| l.node == id);
+    }
+    Ok(())
+}
+
+pub fn remove(c: &mut Change<'_>, id: NodeId) -> Applied {
+    if !c.state.nodes.contains_key(&id) {
+        return Err(Refusal::Unknown("the node"));
+    }
+    if c.state.nodes.len() == 1 {
+        return Err(Refusal::Range("the number of nodes"));
+    }
+    c.state.nodes.remove(&id);
+    c.rows.insert(Row::Node(id));
+    leases::end_all(c, |l| l.node == id);
+    Ok(())
+}
+
+pub fn open_invite(c: &mut Change<'_>, token: Digest, expires_ms: u64, witness: bool, name: Option<&str>) -> Applied {
+    if c.state.invites.contains_key(&token) {
+        return Err(Refusal::Exists("the invite"));
+    }
+    if expires_ms <= c.now || expires_ms - c.now > INVITE_MS_MAX {
+        return Err(Refusal::Range("the end of the invite"));
+    }
+    if let Some(name) = name {
+        name_ok(name)?;
+        if c.state.nodes.values().any(|n| n.name == name) {
+            return Err(Refusal::Exists("a node of this name"));
+        }
+    }
+    let live = c.state.invites.values().filter(|i| i.expires_ms > c.now).count();
+    if live >= INVITES_MAX {
+        return Err(Refusal::Range("the number of invites"));
+    }
+    // Those whose time is over go when a new one comes: until then a late joiner hears that it is late.
+    let over: Vec<Digest> = c.state.invites.values().filter(|i| i.expires_ms <= c.now).map(|i| i.token).collect();
+    for old in over {
+        c.state.invites.remove(&old);
+        c.rows.insert(Row::Invite(old));
+    }
+    let name = name.map(str::to_owned);
+    let invite = Invite { token, expires_ms, witness, name, by: c.node, used_by: None };
+    c.state.invites.insert(token, invite);
+    c.rows.insert(Row::Invite(token));
+    Ok(())
+}
+
+pub fn close_invite(c: &mut Change<'_>, token: Digest) -> Applied {
+    c.state.invites.remove(&token).ok_or(Refusal::Unknown("the invite"))?;
+    c.rows.insert(Row::Invite(token));
+    Ok(())
+}
+
+pub fn use_invite(c: &mut Change<'_>, token: Digest, node: NodeId, public_key: &str, certificate: &str) -> Applied {
+    let invite = c.state.invites.get(&token).ok_or(Refusal::Unknown("the invite"))?.clone();
+    match invite.used_by {
+        // A joiner whose connection broke comes back.
+        Some(by) if by == node && c.state.nodes.get(&node).is_some_and(|n| n.public_key == public_key) => return Ok(()),
+        Some(_) => return Err(Refusal::State("the invite, which was used before,")),
+        None => {}
+    }
+    if invite.expires_ms <= c.now {
+        return Err(Refusal::Range("the time: the invite has expired, and it"));
+    }
+    let free = (2..).map(|i| format!("node-{i}")).find(|n| c.state.nodes.values().all(|x| x.name != *n));
+    let name = invite.name.or(free).unwrap_or_else(|| node.to_string());
+    add(c, node, &name, public_key, certificate)?;
+    if let (true, Some(n)) = (invite.witness, c.state.nodes.get_mut(&node)) {
+        n.standing = Standing::Witness;
+    }
+    if let Some(i) = c.state.invites.get_mut(&token) {
+        i.used_by = Some(node);
+        c.rows.insert(Row::Invite(token));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::{Outcome, apply};
+    use crate::command::Command;
+    use crate::model::State;
+    use crate::samples as s;
+
+    fn try_at(state: &mut State, now: u64, command: Command) -> Outcome {
+        let index = state.revision + 1;
+        apply(state, index, now, s::node(), &command).0
+    }
+
+    fn join(node: u8, key: &str) -> Command {
+        let (node, public_key) = (NodeId([node; 16]), key.to_owned());
+        Command::UseInvite { token: Digest([1; 32]), node, public_key, certificate: "Y2Vy".into() }
+    }
+
+    #[test]
+    fn an_invite_lets_one_node_in_once_and_in_time() {
+        let mut state = State::default();
+        s::all_done(&mut state, &s::begin());
+        let open = |expires_ms, name: Option<&str>| Command::OpenInvite {
+            token: Digest([1; 32]),
+            expires_ms,
+            witness: false,
+            name: name.map(str::to_owned),
+        };
+        assert!(matches!(try_at(&mut state, 5_000, join(7, "a")), Outcome::Refused(Refusal::Unknown(_))));
+        assert!(matches!(try_at(&mut state, 5_000, open(5_000, None)), Outcome::Refused(Refusal::Range(_))));
+        let far = 5_001 + INVITE_MS_MAX;
+        assert!(matches!(try_at(&mut state, 5_000, open(far, None)), Outcome::Refused(Refusal::Range(_))));
+        assert!(matches!(try_at(&mut state, 5_000, open(9_000, Some("node"))), Outcome::Refused(Refusal::Exists(_))));
+        assert_eq!(try_at(&mut state, 5_000, open(9_000, Some("nas"))), Outcome::Done);
+        let mut late = state.clone();
+        assert!(matches!(try_at(&mut late, 9_000, join(7, "a")), Outcome::Refused(Refusal::Range(_))));
+        assert_eq!(try_at(&mut state, 6_000, join(7, "a")), Outcome::Done);
+        assert_eq!(state.nodes[&NodeId([7; 16])].name, "nas");
+        assert_eq!(try_at(&mut state, 6_000, join(7, "a")), Outcome::Done, "it comes back after a broken connection");
+        assert!(matches!(try_at(&mut state, 6_000, join(7, "b")), Outcome::Refused(Refusal::State(_))));
+        assert!(matches!(try_at(&mut state, 6_000, join(8, "b")), Outcome::Refused(Refusal::State(_))));
+        // A clock that is put back does not bring an invite back.
+        assert_eq!(try_at(&mut late, 6_000, join(7, "a")), Outcome::Refused(Refusal::Range(
+            "the time: the invite has expired, and it"
+        )));
+    }
+
+    #[test]
+    fn a_start_with_an_old_number_is_refused_and_the_last_node_stays() {
+        let mut state = State::default();
+        s::all_done(&mut state, &s::begin());
+        let start = |incarnation| Command::StartNode { incarnation, version: "1".into() };
+        assert_eq!(try_at(&mut state, 1, start(3)), Outcome::Done);
+        for old in [3, 2, 0] {
+            assert!(matches!(try_at(&mut state, 1, start(old)), Outcome::Refused(Refusal::Differs(_))), "{old}");
+        }
+        assert!(matches!(
+            try_at(&mut state, 1, Command::RemoveNode { node: s::node() }),
+            Outcome::Refused(Refusal::Range(_))
+        ));
+    }
+}

@@ -1,0 +1,117 @@
+//! Whether a command has already taken effect: for a proposer that never heard what became of it. Proposers choose ids at
+//! random, so what is found under an id is what that proposer asked for.
+
+use zoneward_sectors::ids::NodeId;
+
+use crate::command::Command;
+use crate::model::{CheckpointState, CopyState, State, TaskState};
+
+/// True if the state has in it what `command`, sent by `node`, asks for. Where a command leaves no trace of its own, the
+/// answer is what matters to its sender: whether sending it again is needed.
+pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
+    match command {
+        Command::CreateZone { zone, .. } => state.zone.as_ref().is_some_and(|z| z.id == *zone),
+        Command::SetZone { name, sector_min_log2, zstd_level } => state.zone.as_ref().is_some_and(|z| {
+            name.as_ref().is_none_or(|n| *n == z.name)
+                && sector_min_log2.is_none_or(|m| m == z.sector_min_log2)
+                && zstd_level.is_none_or(|l| l == z.zstd_level)
+        }),
+        Command::SetOwnerKey { fingerprint, .. } => {
+            state.zone.as_ref().is_some_and(|z| z.owner_fingerprint == *fingerprint)
+        }
+        Command::AddNode { node, public_key, .. } => state.nodes.get(node).is_some_and(|n| n.public_key == *public_key),
+        Command::AddTarget { target, .. } => state.targets.contains_key(target),
+        Command::SetTarget { target, paused, owner_key_hash } => state.targets.get(target).is_some_and(|t| {
+            paused.is_none_or(|p| p == t.paused) && owner_key_hash.is_none_or(|h| t.owner_key_hash == Some(h))
+        }),
+        Command::PutSource { source } => state.sources.get(&source.id).is_some_and(|s| {
+            let learned = |s: &crate::model::Source| crate::model::Source {
+                last_mount: None,
+                last_entries: 0,
+                added_ms: 0,
+                ..s.clone()
+            };
+            learned(s) == learned(source)
+        }),
+        Command::RemoveSource { source } => !state.sources.contains_key(source),
+        Command::OpenCheckpoint { checkpoint, .. } => state.checkpoints.contains_key(checkpoint),
+        // Said again, it changes nothing more.
+        Command::ResumeCheckpoint { .. } => false,
+        Command::AbandonCheckpoint { checkpoint } => {
+            state.checkpoints.get(checkpoint).is_some_and(|c| c.state == CheckpointState::Abandoned)
+        }
+        Command::OpenLayer { layer, .. } => state.layers.contains_key(layer),
+        Command::OpenSector { sector, .. } => state.sectors.contains_key(sector),
+        Command::OpenCopy { copy, header_hash, .. } => {
+            state.copies.get(copy).is_some_and(|c| c.header_hash == *header_hash)
+        }
+        Command::SealSector { sector, raw_id, .. } => {
+            state.sectors.get(sector).is_some_and(|s| s.is_sealed() && s.raw_id == Some(*raw_id))
+        }
+        Command::AbandonSector { sector } => !state.sectors.contains_key(sector),
+        Command::StoreCopy { copy, stored_len } => {
+            state.copies.get(copy).is_some_and(|c| c.is_stored() && c.stored_len == *stored_len)
+        }
+        Command::AbandonCopy { copy } => state.copies.get(copy).is_none_or(|c| c.state == CopyState::Abandoned),
+        Command::MarkCopy { copy, state: s } => state.copies.get(copy).is_some_and(|c| c.state == *s),
+        Command::Verified { .. } => false,
+        Command::FinishTask { checkpoint, source, .. } => state.checkpoints.get(checkpoint).is_some_and(|c| {
+            c.tasks.iter().any(|t| t.source == *source && t.state == TaskState::Done)
+        }),
+        Command::StoreCheckpoint { checkpoint } => state.checkpoints.get(checkpoint).is_some_and(|c| c.is_complete()),
+        Command::PublishHead { n, payload_hash, .. } => {
+            state.head.as_ref().is_some_and(|h| h.n == *n && h.payload_hash == *payload_hash)
+        }
+        Command::PublishedPointer { target, n, hash } => state
+            .targets
+            .get(target)
+            .and_then(|t| t.pointer)
+            .is_some_and(|p| p.n == *n && p.hash == *hash),
+        Command::FinishCheckpoint { checkpoint } => {
+            state.checkpoints.get(checkpoint).is_some_and(|c| c.state == CheckpointState::Published)
+        }
+        Command::StartNode { incarnation, .. } => {
+            state.nodes.get(&node).is_some_and(|n| n.incarnation == *incarnation)
+        }
+        Command::SetNode { node, name, standing } => state.nodes.get(node).is_some_and(|n| {
+            name.as_ref().is_none_or(|x| *x == n.name) && standing.is_none_or(|s| s == n.standing)
+        }),
+        Command::RemoveNode { node } => !state.nodes.contains_key(node),
+        Command::OpenInvite { token, .. } => state.invites.contains_key(token),
+        Command::CloseInvite { token } => !state.invites.contains_key(token),
+        Command::UseInvite { token, node, .. } => {
+            state.invites.get(token).is_some_and(|i| i.used_by == Some(*node)) && state.nodes.contains_key(node)
+        }
+        Command::Claim { incarnation, work } => {
+            state.leases.values().any(|l| l.node == node && l.incarnation == *incarnation && l.work == *work)
+        }
+        Command::EndLease { epoch } => !state.leases.contains_key(epoch),
+        Command::Under { command, .. } => took_effect(state, node, command),
+        Command::RefuseTask { checkpoint, refused } => {
+            state.checkpoints.get(checkpoint).is_some_and(|c| c.refused.contains(refused))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{self as s, done};
+
+    /// Those that say the same thing twice, and cannot be told from their trace.
+    fn leaves_no_trace(c: &Command) -> bool {
+        matches!(c, Command::ResumeCheckpoint { .. } | Command::Verified { .. })
+    }
+
+    #[test]
+    fn each_command_of_a_story_is_seen_after_it_and_mostly_not_before() {
+        let mut state = State::default();
+        let mut unseen = 0;
+        for (i, command) in s::story().iter().enumerate() {
+            unseen += u32::from(!took_effect(&state, s::node(), command));
+            done(&mut state, i as u64 + 1, command);
+            assert!(took_effect(&state, s::node(), command) || leaves_no_trace(command), "{command:?}");
+        }
+        assert!(unseen as usize >= s::story().len() - 2, "{unseen}");
+    }
+}

@@ -1,0 +1,134 @@
+//! A node's daemon: its place in the cluster, its actors, and where the command line and programs talk to it.
+
+pub mod client;
+pub mod local;
+mod socket;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zoneward_actors::cluster::{Cluster, ClusterSettings};
+use zoneward_actors::engine::Engine;
+use zoneward_actors::errors::ZoneError;
+use zoneward_actors::home::{Home, next_incarnation};
+use zoneward_actors::join::{Introduction, identity};
+use zoneward_actors::node::Node;
+use zoneward_actors::zone::ZoneParts;
+use zoneward_consensus::store::Store;
+
+use crate::errors::{Failure, exit};
+
+/// Where nodes talk to each other unless something else is said.
+pub const LISTEN: &str = "0.0.0.0:7441";
+
+/// How a daemon is to run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where other nodes reach this one (UDP).
+    pub listen: SocketAddr,
+    /// What others are told, `host:port`; none: found out.
+    pub address: Option<String>,
+    /// Threads that a step may use.
+    pub threads: usize,
+}
+
+/// A running daemon. Dropping it stops it.
+pub struct Daemon {
+    pub node: Arc<Node>,
+    engine: Engine,
+    server: Option<(actix_web::dev::ServerHandle, JoinHandle<std::io::Result<()>>)>,
+}
+
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Daemon({:?})", self.node)
+    }
+}
+
+fn failed(code: u16, what: &str, why: impl std::fmt::Display) -> Failure {
+    Failure::new(code, exit::FAILED, what.to_owned()).why(why.to_string())
+}
+
+/// The address that others are told when this node listens on all of its own: the one it would reach them from.
+fn own_address(listen: SocketAddr) -> String {
+    if !listen.ip().is_unspecified() {
+        return listen.to_string();
+    }
+    let (any, far) = if listen.is_ipv4() { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };
+    // Nothing is sent: the kernel only chooses a route.
+    let chosen = UdpSocket::bind(any).and_then(|s| s.connect(far).and_then(|()| s.local_addr()));
+    match chosen {
+        Ok(a) if !a.ip().is_unspecified() => SocketAddr::new(a.ip(), listen.port()).to_string(),
+        // No network yet: the others learn the address when this node is started with one.
+        _ => SocketAddr::new(if listen.is_ipv4() { [127, 0, 0, 1].into() } else { [0u16; 8].into() }, listen.port())
+            .to_string(),
+    }
+}
+
+impl Daemon {
+    /// Starts the daemon of a home. `stop` ends the wait for a zone that this node has joined and not seen yet.
+    pub fn start(dir: &Path, settings: &Settings, stop: &AtomicBool) -> Result<Self, Failure> {
+        let home = Arc::new(Home::open(dir)?);
+        let store = Store::open(&home.state()).map_err(ZoneError::from)?;
+        let introduction = Introduction::read(home.dir())?;
+        let (zone, owner) = match (&store.state().zone, &introduction) {
+            (Some(z), _) => {
+                let owner = STANDARD.decode(&z.owner_sign_public).ok().and_then(|b| b.try_into().ok());
+                (z.id, owner.ok_or(ZoneError::State { what: "the owner's signing key" })?)
+            }
+            (None, Some(i)) => (i.zone, i.owner()?),
+            (None, None) => return Err(ZoneError::Unfinished.into()),
+        };
+        let identity = Arc::new(identity(&home, &owner)?);
+        let incarnation = next_incarnation(home.dir())?;
+        let cluster = ClusterSettings {
+            zone,
+            listen: settings.listen,
+            address: settings.address.clone().unwrap_or_else(|| own_address(settings.listen)),
+            snapshots: home.snapshots(),
+            incarnation,
+            introduced: introduction.map(|i| i.members).unwrap_or_default(),
+        };
+        let cluster = Cluster::start(store, identity, cluster).map_err(ZoneError::from)?;
+        let cluster = Arc::new(cluster);
+        let parts = loop {
+            let view = cluster.view();
+            if view.zone.is_some() && view.nodes.contains_key(&cluster.node()) {
+                break ZoneParts::of(home.clone(), &view)?;
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Err(ZoneError::Interrupted.into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let node = Node::new(cluster, parts, incarnation, env!("CARGO_PKG_VERSION"), settings.threads);
+        let node = Arc::new(node);
+        zoneward_actors::serve::serve(&node);
+        let engine = Engine::start(node.clone()).map_err(|e| failed(1802, "the actors cannot be started", e))?;
+        let server = socket::serve(home.dir(), &node, engine.health_board())
+            .map_err(|e| failed(1803, "the daemon's socket cannot be opened", e))?;
+        Ok(Self { node, engine, server: Some(server) })
+    }
+
+    /// Ends by itself when the node can no longer take part; the text says why.
+    pub fn ended(&self) -> Option<String> {
+        self.node.cluster.metrics().stopped.or_else(|| self.node.refused())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.engine.stop();
+        if let Some((handle, thread)) = self.server.take() {
+            // Graceful: requests under way are answered.
+            drop(handle.stop(true));
+            let _ = thread.join();
+        }
+    }
+}
