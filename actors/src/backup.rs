@@ -148,7 +148,7 @@ pub fn backup(
             let id = CheckpointId::random();
             fsx::point("open-checkpoint:before");
             let sources = request.sources.clone();
-                let (checkpoint_kind, allow_empty) = (request.kind, request.allow_empty);
+            let (checkpoint_kind, allow_empty) = (request.kind, request.allow_empty);
             zone.propose(Command::OpenCheckpoint { checkpoint: id, checkpoint_kind, sources, allow_empty })?;
             fsx::point("open-checkpoint:after");
             id

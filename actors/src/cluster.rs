@@ -103,6 +103,8 @@ pub(crate) struct Parts {
     consensus: Consensus,
     endpoint: Endpoint,
     services: Services,
+    /// Those it knew before its log did.
+    introduced: Vec<NodeId>,
     wait: Duration,
 }
 
@@ -150,7 +152,9 @@ impl Cluster {
         let wait = Duration::from_millis(raft.wait_ms);
         let consensus = Consensus::start(store, me, &raft, links).await?;
         let address = if settings.address.is_empty() { endpoint.local_addr().to_string() } else { settings.address };
-        let parts = Arc::new(Parts { me, key, address, consensus, endpoint, services: services.clone(), wait });
+        let introduced = begun.keys().copied().filter(|id| *id != me).collect();
+        let parts =
+            Arc::new(Parts { me, key, address, consensus, endpoint, services: services.clone(), introduced, wait });
         forward::serve(&services, &parts);
         tokio::spawn(peers::follow(Arc::downgrade(&parts), view, begun));
         tokio::spawn(forward::announce(Arc::downgrade(&parts)));
@@ -198,7 +202,8 @@ impl Cluster {
         let mut at = None;
         // What the leader acknowledged is on its way here, unless this node is removed.
         while self.view().revision < revision {
-            let next = self.block(async { tokio::time::timeout(self.parts.wait, self.parts.consensus.applied_beyond(at)).await });
+            let next = self
+                .block(async { tokio::time::timeout(self.parts.wait, self.parts.consensus.applied_beyond(at)).await });
             at = match next {
                 Ok(Some(index)) => Some(index),
                 Ok(None) => return Err(stopped()),
@@ -213,7 +218,8 @@ impl Cluster {
         let wait = async {
             let mut at = None;
             while !self.view().nodes.contains_key(&node) {
-                at = Some(self.applied_beyond(at).await.ok_or_else(|| CommandError::Stopped("this node stops".into()))?);
+                at =
+                    Some(self.applied_beyond(at).await.ok_or_else(|| CommandError::Stopped("this node stops".into()))?);
             }
             Ok(self.view())
         };

@@ -114,6 +114,8 @@ async fn supervise(node: Arc<Node>, health: HealthBoard) {
     let watched = |role| Watched { role, address: None, again_ms: AGAIN_MS.0, not_before: now };
     let mut all: Vec<Watched> = Role::ALL.into_iter().map(watched).collect();
     let looker = look_at_targets(node.clone());
+    let starting = node.clone();
+    let start = std::thread::spawn(move || starting.announce_start());
     let mut applied = None;
     while !node.stopping() {
         let wait = Duration::from_millis(TICK_MS);
@@ -133,6 +135,7 @@ async fn supervise(node: Arc<Node>, health: HealthBoard) {
         let _ = address.send(worker::Stop).await;
     }
     let _ = looker.join();
+    let _ = start.join();
 }
 
 /// A step whose lease has ended stops by itself: another node may do it by now.
@@ -175,10 +178,7 @@ fn look_at_targets(node: Arc<Node>) -> JoinHandle<()> {
             let known = node.cluster.view().targets.len();
             let until = std::time::Instant::now() + Duration::from_millis(TARGETS_MS);
             // A target that was just added is looked at at once.
-            while !node.stopping()
-                && std::time::Instant::now() < until
-                && node.cluster.view().targets.len() == known
-            {
+            while !node.stopping() && std::time::Instant::now() < until && node.cluster.view().targets.len() == known {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }

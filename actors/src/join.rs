@@ -89,12 +89,22 @@ pub enum Waiting {
     /// Nobody has come yet.
     Joiner,
     /// A node proved the invite's secret and asks for a certificate.
-    Signature { node: NodeId, public_key: String, from: String },
+    Signature {
+        node: NodeId,
+        public_key: String,
+        from: String,
+    },
     /// It is signed; the zone takes it in.
-    Admission { node: NodeId },
+    Admission {
+        node: NodeId,
+    },
     /// It belongs to the zone.
-    Joined { node: NodeId },
-    Failed { why: String },
+    Joined {
+        node: NodeId,
+    },
+    Failed {
+        why: String,
+    },
 }
 
 /// The invites that were let out on this node.
@@ -179,9 +189,8 @@ impl Host {
         };
         let owner = *node.parts.owner().sign_public();
         let parsed = STANDARD.decode(&certificate).ok().and_then(|b| NodeCertificate::parse(&b).ok());
-        let fits = |c: &NodeCertificate| {
-            c.verify(&owner).is_ok() && (c.node, c.public_key) == (joiner.node, joiner.key)
-        };
+        let fits =
+            |c: &NodeCertificate| c.verify(&owner).is_ok() && (c.node, c.public_key) == (joiner.node, joiner.key);
         if !parsed.as_ref().is_some_and(fits) {
             return Err(operator("the certificate that was signed is not for this node".into()));
         }
@@ -201,11 +210,8 @@ impl Host {
 
 /// Waits until the person who invites has signed.
 async fn signature(node: &Node, token: &TokenHash, joiner: Joiner, public_key: &str) -> Result<String, Refusal> {
-    let waiting = Waiting::Signature {
-        node: joiner.node,
-        public_key: public_key.to_owned(),
-        from: joiner.from.to_string(),
-    };
+    let waiting =
+        Waiting::Signature { node: joiner.node, public_key: public_key.to_owned(), from: joiner.from.to_string() };
     let slot = node.desk.with(token, |s| {
         s.waiting = waiting;
         s.signed.send_replace(None);
@@ -218,7 +224,10 @@ async fn signature(node: &Node, token: &TokenHash, joiner: Joiner, public_key: &
         Ok(Ok(text)) => text.clone().ok_or_else(gone),
         _ => {
             node.desk.set(token, Waiting::Joiner);
-            Err(Refusal::new(Retry::Operator, "nobody signed in time: is the command that made the invite still running?"))
+            Err(Refusal::new(
+                Retry::Operator,
+                "nobody signed in time: is the command that made the invite still running?",
+            ))
         }
     }
 }

@@ -44,6 +44,8 @@ pub struct Node {
     reach: Mutex<Reach>,
     heard: Mutex<BTreeMap<NodeId, NodeReport>>,
     leading: Mutex<Leading>,
+    /// Why the zone does not take this start.
+    refused: Mutex<Option<String>>,
     /// When copies were last looked after from here.
     checked: Mutex<Option<Instant>>,
 }
@@ -94,7 +96,13 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    pub fn new(cluster: Arc<Cluster>, parts: ZoneParts, incarnation: u64, version: &'static str, threads: usize) -> Self {
+    pub fn new(
+        cluster: Arc<Cluster>,
+        parts: ZoneParts,
+        incarnation: u64,
+        version: &'static str,
+        threads: usize,
+    ) -> Self {
         Self {
             cluster,
             parts,
@@ -108,6 +116,7 @@ impl Node {
             reach: Mutex::default(),
             heard: Mutex::default(),
             leading: Mutex::default(),
+            refused: Mutex::default(),
             checked: Mutex::default(),
         }
     }
@@ -159,6 +168,21 @@ impl Node {
     /// True once the process is to end.
     pub fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Why the zone does not take this start: it runs on an old copy of its disk, or was removed.
+    pub fn refused(&self) -> Option<String> {
+        lock(&self.refused).clone()
+    }
+
+    /// Tells the zone of this start: what earlier ones held is free from then on.
+    pub(crate) fn announce_start(&self) {
+        let (incarnation, version) = (self.incarnation, self.version.to_owned());
+        match self.propose(Command::StartNode { incarnation, version }) {
+            Err(ZoneError::Command(e @ CommandError::Refused { .. })) => *lock(&self.refused) = Some(e.to_string()),
+            // The node stops.
+            Ok(_) | Err(_) => {}
+        }
     }
 
     /// Since when this node leads.

@@ -18,12 +18,21 @@ use crate::node::Node;
 #[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
 pub enum MemberChange {
     /// It gets the log and no vote.
-    Add { node: NodeId, public_key: String },
-    Promote { node: NodeId },
+    Add {
+        node: NodeId,
+        public_key: String,
+    },
+    Promote {
+        node: NodeId,
+    },
     /// It keeps the log and loses its vote.
-    Demote { node: NodeId },
+    Demote {
+        node: NodeId,
+    },
     /// Nobody listens to it any more.
-    Remove { node: NodeId },
+    Remove {
+        node: NodeId,
+    },
 }
 
 /// How long a change may take: two sets of voters have to agree.

@@ -55,27 +55,25 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::AbandonCopy { copy } => state.copies.get(copy).is_none_or(|c| c.state == CopyState::Abandoned),
         Command::MarkCopy { copy, state: s } => state.copies.get(copy).is_some_and(|c| c.state == *s),
         Command::Verified { .. } => false,
-        Command::FinishTask { checkpoint, source, .. } => state.checkpoints.get(checkpoint).is_some_and(|c| {
-            c.tasks.iter().any(|t| t.source == *source && t.state == TaskState::Done)
-        }),
+        Command::FinishTask { checkpoint, source, .. } => state
+            .checkpoints
+            .get(checkpoint)
+            .is_some_and(|c| c.tasks.iter().any(|t| t.source == *source && t.state == TaskState::Done)),
         Command::StoreCheckpoint { checkpoint } => state.checkpoints.get(checkpoint).is_some_and(|c| c.is_complete()),
         Command::PublishHead { n, payload_hash, .. } => {
             state.head.as_ref().is_some_and(|h| h.n == *n && h.payload_hash == *payload_hash)
         }
-        Command::PublishedPointer { target, n, hash } => state
-            .targets
-            .get(target)
-            .and_then(|t| t.pointer)
-            .is_some_and(|p| p.n == *n && p.hash == *hash),
+        Command::PublishedPointer { target, n, hash } => {
+            state.targets.get(target).and_then(|t| t.pointer).is_some_and(|p| p.n == *n && p.hash == *hash)
+        }
         Command::FinishCheckpoint { checkpoint } => {
             state.checkpoints.get(checkpoint).is_some_and(|c| c.state == CheckpointState::Published)
         }
-        Command::StartNode { incarnation, .. } => {
-            state.nodes.get(&node).is_some_and(|n| n.incarnation == *incarnation)
-        }
-        Command::SetNode { node, name, standing } => state.nodes.get(node).is_some_and(|n| {
-            name.as_ref().is_none_or(|x| *x == n.name) && standing.is_none_or(|s| s == n.standing)
-        }),
+        Command::StartNode { incarnation, .. } => state.nodes.get(&node).is_some_and(|n| n.incarnation == *incarnation),
+        Command::SetNode { node, name, standing } => state
+            .nodes
+            .get(node)
+            .is_some_and(|n| name.as_ref().is_none_or(|x| *x == n.name) && standing.is_none_or(|s| s == n.standing)),
         Command::RemoveNode { node } => !state.nodes.contains_key(node),
         Command::OpenInvite { token, .. } => state.invites.contains_key(token),
         Command::CloseInvite { token } => !state.invites.contains_key(token),

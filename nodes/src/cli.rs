@@ -63,6 +63,13 @@ pub enum Command {
     Check(CheckArgs),
     /// How the zone is: last backup, copies, what is not yet safe
     Status,
+    /// Run this node: its place in the cluster, its schedule, its share of the work
+    Up(UpArgs),
+    /// Make this device a node of a zone, with the code that a member's `node invite` printed
+    Join(JoinArgs),
+    /// The zone's nodes
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Raw sectors: list them, open one
     #[command(subcommand)]
     Sector(SectorCommand),
@@ -336,4 +343,75 @@ pub struct TryArgs {
     /// Where to work [default: a new folder in the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     pub work: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Where other nodes reach this one (UDP)
+    #[arg(long, value_name = "ADDR", env = "ZONEWARD_LISTEN", default_value = crate::daemon::LISTEN)]
+    pub listen: String,
+    /// What other nodes are told, host:port [default: this device's address towards the network]
+    #[arg(long, value_name = "HOST:PORT", env = "ZONEWARD_ADDRESS")]
+    pub address: Option<String>,
+    /// Threads that packing and copying may use [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub threads: Option<u8>,
+}
+
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// The code, zw1-…; it is as secret as a password until it is used [default: read from standard input]
+    pub code: Option<String>,
+    /// File that holds the code: what is typed here, others on this device can see
+    #[arg(long, value_name = "FILE", conflicts_with = "code")]
+    pub code_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct InviteArgs {
+    /// What the node will be called [default: node-2, node-3, …]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Minutes until the code expires
+    #[arg(long, value_name = "MIN", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=10_080))]
+    pub ttl_minutes: u16,
+    /// Let a witness in: it votes and holds no data
+    #[arg(long)]
+    pub witness: bool,
+    /// Where the new node finds this one [default: this node's address]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List nodes: standing, role, release, when they were last heard
+    Ls,
+    /// Let a new node in: prints a code and stays until the node has come
+    Invite(InviteArgs),
+    /// Let a node end what it holds and give it nothing new
+    Drain {
+        node: String,
+        /// It takes work again
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Say that a node is broken: nobody waits for it any more
+    MarkFaulty {
+        node: String,
+        /// It was not: it takes work again
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Take a node out of the zone: nobody listens to it any more
+    Remove {
+        node: String,
+        /// Also if only this node can read some sources
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Put a new node in the place of an old one
+    Replace { old: String, new: String },
+    /// Call a node something else
+    Rename { node: String, name: String },
 }

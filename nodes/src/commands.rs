@@ -5,19 +5,24 @@ mod check;
 mod keys;
 mod look;
 mod make;
+mod node;
 mod restore;
 mod sector;
 mod things;
 mod trial;
+mod up;
 
 use std::path::PathBuf;
 
 use clap::CommandFactory;
+use zoneward_actors::errors::ZoneError;
+use zoneward_actors::home::HomeError;
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::model::State;
 use zoneward_sectors::ids::NodeId;
 
 use crate::cli::{Cli, Command, Global};
+use crate::daemon::client::Client;
 use crate::errors::{Failure, exit};
 use crate::output::Out;
 
@@ -39,8 +44,22 @@ pub(crate) fn home(g: &Global) -> Result<PathBuf, Failure> {
     }
 }
 
+/// Opens the zone: by way of the daemon that serves the home, if one does, else itself.
 pub(crate) fn open(g: &Global) -> Result<Zone, Failure> {
-    Ok(Zone::open(&home(g)?)?)
+    let dir = home(g)?;
+    match Zone::open(&dir) {
+        Err(ZoneError::Home(HomeError::Busy { .. })) if serving(g).is_some() => {
+            let client = Client::connect(&dir).map_err(node::client_failed)?;
+            let (home, authority) = client.authority().map_err(node::client_failed)?;
+            Ok(Zone::shared(home, authority)?)
+        }
+        opened => opened.map_err(Failure::from),
+    }
+}
+
+/// The daemon that serves the home, if one does.
+pub(crate) fn serving(g: &Global) -> Option<Client> {
+    Client::connect(&home(g).ok()?).ok()
 }
 
 /// A node by its name, id, or the beginning of its id.
@@ -51,8 +70,10 @@ pub(crate) fn node_by_name(state: &State, text: &str) -> Result<NodeId, Failure>
     let mut fits = state.nodes.keys().filter(|id| text.len() >= 4 && id.to_string().starts_with(&text.to_lowercase()));
     match (fits.next(), fits.next()) {
         (Some(id), None) => Ok(*id),
-        _ => Err(Failure::new(1801, exit::FAILED, format!("no node is called {text:?}"))
-            .help("zoneward node ls lists them")),
+        _ => {
+            Err(Failure::new(1801, exit::FAILED, format!("no node is called {text:?}"))
+                .help("zoneward node ls lists them"))
+        }
     }
 }
 
@@ -70,6 +91,9 @@ pub fn run(cli: Cli) -> Result<i32, Failure> {
         Command::Restore(a) => restore::restore(g, out, &a),
         Command::Check(a) => check::check(g, out, &a),
         Command::Status => things::status(g, out),
+        Command::Up(a) => up::up(g, out, &a),
+        Command::Join(a) => up::join(g, out, &a),
+        Command::Node(c) => node::node(g, out, c),
         Command::Sector(c) => sector::sector(g, out, c),
         Command::Source(c) => things::source(g, out, c),
         Command::Target(c) => things::target(g, out, c),

@@ -5,6 +5,7 @@
 
 pub mod cli;
 mod commands;
+pub mod daemon;
 pub mod errors;
 mod interrupt;
 pub mod kit;

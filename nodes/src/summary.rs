@@ -157,7 +157,7 @@ impl SourceSummary {
         if !left_out.is_empty() {
             out.say(format!("  left out: {}", left_out.join(", ")));
         }
-        out.warn_some(self.warnings.iter(), s.unread + s.unsteady);
+        out.warn_some(self.warnings.iter().cloned(), s.unread + s.unsteady);
     }
 
     fn json(&self) -> serde_json::Value {

@@ -139,7 +139,12 @@ fn is_address(text: &str) -> bool {
 pub(super) async fn announce(parts: Weak<Parts>) {
     loop {
         let Some(p) = parts.upgrade() else { return };
-        let mine = p.consensus.known().remove(&p.me);
+        let mut known = p.consensus.known();
+        if known.is_empty() {
+            // It has joined, and the zone does not know yet where it is.
+            tell(&p, &p.introduced).await;
+        }
+        let mine = known.remove(&p.me);
         if let Some(mine) = mine.filter(|m| m.address != p.address || m.public_key != p.key) {
             match p.consensus.leader() {
                 Some(id) if id == p.me => {
@@ -152,16 +157,21 @@ pub(super) async fn announce(parts: Weak<Parts>) {
                     // The leader may be one that this node has not heard of, because it looks for this node in the wrong
                     // place; and whom this node takes for the leader may be long gone. So all are told, and the one that
                     // leads acts on it.
-                    let all: Vec<NodeId> = p.consensus.known().into_keys().filter(|id| *id != p.me).collect();
-                    for id in all {
-                        let wait = Duration::from_millis(ANNOUNCE_MS);
-                        let _ = p.endpoint.call(id, kind::ANNOUNCE, p.address.as_bytes(), wait).await;
-                    }
+                    tell(&p, &known.into_keys().collect::<Vec<_>>()).await;
                 }
             }
         }
         drop(p);
         sleep(Duration::from_millis(LOOK_MS)).await;
+    }
+}
+
+/// Tells nodes where this one is.
+async fn tell(p: &Parts, nodes: &[NodeId]) {
+    for id in nodes {
+        let wait = Duration::from_millis(ANNOUNCE_MS);
+        // Who does not take it is asked again.
+        let _ = p.endpoint.call(*id, kind::ANNOUNCE, p.address.as_bytes(), wait).await;
     }
 }
 

@@ -214,13 +214,8 @@ pub fn refuse_task(c: &mut Change<'_>, id: CheckpointId, refused: &RefusedSource
     let before = c.state.complete().into_iter().rev().find_map(|x| x.tasks.iter().find(|t| t.source == refused.source));
     let before = before.map(|old| Task { state: TaskState::Carried, ..old.clone() });
     // What was sealed of it is a part of nothing; its sectors go when the sectors of the checkpoint are pruned.
-    let layers: Vec<LayerId> = c
-        .state
-        .layers
-        .values()
-        .filter(|l| l.checkpoint == id && l.source == refused.source)
-        .map(|l| l.id)
-        .collect();
+    let layers: Vec<LayerId> =
+        c.state.layers.values().filter(|l| l.checkpoint == id && l.source == refused.source).map(|l| l.id).collect();
     for l in layers {
         c.state.layers.remove(&l);
         c.rows.insert(Row::Layer(l));

@@ -41,7 +41,8 @@ pub fn claim(c: &mut Change<'_>, incarnation: u64, work: &[Work]) -> Applied {
     // A copy that somebody else began goes on under the new lease.
     for w in work {
         let Work::Copy { sector, target } = *w else { continue };
-        let begun = |k: &&mut crate::model::Copy| k.sector == sector && k.target == target && k.state == CopyState::Open;
+        let begun =
+            |k: &&mut crate::model::Copy| k.sector == sector && k.target == target && k.state == CopyState::Open;
         for k in c.state.copies.values_mut().filter(begun) {
             k.lease = Some(epoch);
             c.rows.insert(Row::Copy(k.id));
@@ -60,17 +61,17 @@ fn is_open(c: &Change<'_>, work: &Work) -> bool {
         }),
         Work::Copy { sector, target } => {
             let sealed = c.state.sectors.get(&sector).is_some_and(|s| s.is_sealed());
-            let begun = c.state.copies.values().find(|k| {
-                k.sector == sector && k.target == target && k.state == CopyState::Open
-            });
+            let begun = c
+                .state
+                .copies
+                .values()
+                .find(|k| k.sector == sector && k.target == target && k.state == CopyState::Open);
             let free = begun.map(|k| k.id);
             sealed && c.state.targets.contains_key(&target) && sectors::place_free(c, sector, target, free).is_ok()
         }
         Work::WriteSystem { checkpoint } => in_state(checkpoint, CheckpointState::Stored),
         Work::Publish { target } => c.state.targets.contains_key(&target),
-        Work::RemoveIncoming { copy, .. } => {
-            c.state.copies.get(&copy).is_some_and(|k| k.state == CopyState::Abandoned)
-        }
+        Work::RemoveIncoming { copy, .. } => c.state.copies.get(&copy).is_some_and(|k| k.state == CopyState::Abandoned),
         Work::ResumeCheckpoint { .. } | Work::StoreCheckpoint { .. } | Work::FinishCheckpoint { .. } => false,
     }
 }

@@ -184,9 +184,10 @@ mod tests {
         assert!(matches!(try_at(&mut state, 6_000, join(7, "b")), Outcome::Refused(Refusal::State(_))));
         assert!(matches!(try_at(&mut state, 6_000, join(8, "b")), Outcome::Refused(Refusal::State(_))));
         // A clock that is put back does not bring an invite back.
-        assert_eq!(try_at(&mut late, 6_000, join(7, "a")), Outcome::Refused(Refusal::Range(
-            "the time: the invite has expired, and it"
-        )));
+        assert_eq!(
+            try_at(&mut late, 6_000, join(7, "a")),
+            Outcome::Refused(Refusal::Range("the time: the invite has expired, and it"))
+        );
     }
 
     #[test]

@@ -6,8 +6,8 @@ use zoneward_sectors::ids::{CopyId, LayerId, SectorId, TargetId};
 
 use super::{Applied, Change, Refusal, Row, leases};
 use crate::command::Command;
-use crate::work::Work;
 use crate::model::{CheckpointState, Copy, CopyState, Part, RawSector, SectorState};
+use crate::work::Work;
 
 pub fn open(c: &mut Change<'_>, command: &Command) -> Applied {
     let Command::OpenSector { sector, checkpoint, class_log2, system, copies_wanted, min_priority } = command else {

@@ -1,5 +1,7 @@
 //! `backup`.
 
+mod shared;
+
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -140,6 +142,9 @@ pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
     };
     let sources = chosen_sources(&mut zone, a)?;
     let request = BackupRequest { sources, kind, dry_run: a.dry_run, allow_empty: a.allow_empty, threads: threads() };
+    if zone.is_shared() && !a.dry_run {
+        return shared::backup(g, out, zone, &request);
+    }
     let started = Instant::now();
     let report = with_progress(g, &mut zone, &request)?;
     Ok(Summary::of_report(&report).tell(out, zone.state(), started.elapsed().as_secs_f64()))

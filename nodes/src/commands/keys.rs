@@ -29,14 +29,14 @@ fn wrong(e: &KeyFileError) -> Failure {
     }
 }
 
-struct Unlocked {
+pub(crate) struct Unlocked {
     file: OwnerKeyFile,
-    keys: OwnerKeys,
+    pub keys: OwnerKeys,
     passphrase: Zeroizing<String>,
 }
 
 /// Opens the owner's keys with the passphrase.
-fn unlock(g: &Global, zone: &Zone) -> Result<Unlocked, Failure> {
+pub(crate) fn unlock(g: &Global, zone: &Zone) -> Result<Unlocked, Failure> {
     let path = zone.home.owner_key();
     let bytes = fsx::read_limited(&path, 1 << 16).map_err(|e| {
         Failure::new(1108, exit::FAILED, format!("{} cannot be read", path.display())).why(e.to_string())

@@ -82,7 +82,8 @@ impl Client {
         let no_daemon = |_| ClientError::NoDaemon(self.dir.clone());
         let folder = std::fs::File::open(&self.dir).map_err(no_daemon)?;
         let stream = UnixStream::connect(super::socket::short(&folder)).await.map_err(no_daemon)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let exchange = async move {
             let request = Request::builder()
                 .method(method)

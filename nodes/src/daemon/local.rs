@@ -98,7 +98,9 @@ fn refused(e: &ZoneError) -> HttpResponse {
 }
 
 /// Runs what may wait for other nodes away from the server's own thread.
-async fn away<T: Send + 'static>(work: impl FnOnce() -> Result<T, ZoneError> + Send + 'static) -> Result<T, HttpResponse> {
+async fn away<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ZoneError> + Send + 'static,
+) -> Result<T, HttpResponse> {
     match web::block(work).await {
         Ok(Ok(t)) => Ok(t),
         Ok(Err(e)) => Err(refused(&e)),

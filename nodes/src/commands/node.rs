@@ -1,0 +1,369 @@
+//! `node`: who belongs to the zone.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::Method;
+use zoneward_actors::clock::now_ms;
+use zoneward_actors::join::Waiting;
+use zoneward_actors::serve::MemberChange;
+use zoneward_actors::zone::Zone;
+use zoneward_consensus::command::Command;
+use zoneward_consensus::model::Standing;
+use zoneward_sectors::cert::NodeCertificate;
+use zoneward_sectors::ids::{Digest, NodeId};
+use zoneward_transport::{Invite, Role, zone_fingerprint};
+
+use super::{keys, node_by_name, open, serving};
+use crate::cli::{Global, InviteArgs, NodeCommand};
+use crate::daemon::client::{Client, ClientError};
+use crate::daemon::local::{NewInvite, Signed, Status};
+use crate::errors::{Failure, chain, exit};
+use crate::output::Out;
+use crate::units::duration;
+
+/// How often it is looked whether somebody has come, ms.
+const LOOK_MS: u64 = 200;
+/// A node that has not been heard for so long is told as silent, ms.
+pub(crate) const SILENT_MS: u64 = 5_000;
+/// How long a node that is to go may take to end what it holds.
+const DRAIN: Duration = Duration::from_secs(3600);
+
+pub fn node(g: &Global, out: Out, command: NodeCommand) -> Result<i32, Failure> {
+    match command {
+        NodeCommand::Ls => ls(g, out),
+        NodeCommand::Invite(a) => invite(g, out, &a),
+        NodeCommand::Rename { node, name } => {
+            set(g, out, &node, Some(name.clone()), None, &format!("it is called {name} now"))
+        }
+        NodeCommand::Drain { node, undo } => {
+            let (standing, said) = if undo {
+                (Standing::Member, "it takes work again")
+            } else {
+                (Standing::Draining, "it ends what it holds and takes nothing new")
+            };
+            set(g, out, &node, None, Some(standing), said)
+        }
+        NodeCommand::MarkFaulty { node, undo } => {
+            let (standing, said) = if undo {
+                (Standing::Member, "it takes work again")
+            } else {
+                (Standing::Faulty, "nobody waits for it any more; zoneward node replace or remove is next")
+            };
+            set(g, out, &node, None, Some(standing), said)
+        }
+        NodeCommand::Remove { node, yes } => remove(g, out, &node, yes),
+        NodeCommand::Replace { old, new } => replace(g, out, &old, &new),
+    }
+}
+
+fn set(
+    g: &Global,
+    out: Out,
+    node: &str,
+    name: Option<String>,
+    standing: Option<Standing>,
+    said: &str,
+) -> Result<i32, Failure> {
+    let mut zone = open(g)?;
+    let id = node_by_name(zone.state(), node)?;
+    if zone.state().nodes.get(&id).is_some_and(|n| n.standing == Standing::Witness) && standing.is_some() {
+        return Err(
+            Failure::new(1821, exit::REFUSED, "a witness holds no work").help("zoneward node remove takes it out")
+        );
+    }
+    zone.propose(Command::SetNode { node: id, name, standing })?;
+    out.say(said);
+    show(out, &zone, serving(g).and_then(|c| c.status().ok()).as_ref());
+    Ok(0)
+}
+
+fn ls(g: &Global, out: Out) -> Result<i32, Failure> {
+    let zone = open(g)?;
+    let status = serving(g).map(|c| c.status()).transpose().map_err(client_failed)?;
+    show(out, &zone, status.as_ref());
+    Ok(0)
+}
+
+pub(crate) fn client_failed(e: ClientError) -> Failure {
+    Failure::new(1806, exit::FAILED, "the daemon did not do it").why(chain(&e))
+}
+
+/// What is known of one node.
+pub(crate) struct Known {
+    pub name: String,
+    pub standing: &'static str,
+    pub role: String,
+    pub version: String,
+    /// Seconds since it was last heard; `None`: never, or no daemon runs here.
+    pub heard_s: Option<u64>,
+    pub address: String,
+}
+
+pub(crate) fn standing(s: Standing) -> &'static str {
+    match s {
+        Standing::Member => "member",
+        Standing::Draining => "draining",
+        Standing::Faulty => "faulty",
+        Standing::Witness => "witness",
+    }
+}
+
+/// The nodes of a zone, by name.
+pub(crate) fn known(zone: &Zone, status: Option<&Status>) -> Vec<(NodeId, Known)> {
+    let mut all: Vec<_> = zone
+        .state()
+        .nodes
+        .values()
+        .map(|n| {
+            let report = status.and_then(|s| s.reports.get(&n.id));
+            let heard_s = report.map(|r| now_ms().saturating_sub(r.at_ms) / 1000);
+            let voter = status.map(|s| s.voters.contains(&n.id));
+            let leads = status.is_some_and(|s| s.leader == Some(n.id));
+            let role = match (leads, voter) {
+                (true, _) => "leader",
+                (_, Some(true)) => "voter",
+                (_, Some(false)) => "learner",
+                (_, None) => "alone",
+            };
+            let address = status.and_then(|s| s.members.get(&n.id)).map_or_else(String::new, |p| p.address.clone());
+            let (name, standing, version) = (n.name.clone(), standing(n.standing), n.version.clone());
+            (n.id, Known { name, standing, role: role.to_owned(), version, heard_s, address })
+        })
+        .collect();
+    all.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+    all
+}
+
+fn show(out: Out, zone: &Zone, status: Option<&Status>) {
+    let all = known(zone, status);
+    out.json(&serde_json::json!({"schema": "zoneward.nodes/1", "nodes": all.iter().map(|(id, n)| serde_json::json!({
+        "id": id, "name": n.name, "standing": n.standing, "role": n.role, "version": n.version, "heard_seconds": n.heard_s,
+        "address": n.address, "this": *id == zone.node(),
+    })).collect::<Vec<_>>()}));
+    for (id, n) in &all {
+        out.answer(line(*id, n, zone.node()));
+    }
+    if status.is_none() && all.len() > 1 {
+        out.answer("no daemon runs here: zoneward up");
+    }
+}
+
+/// One node as a line.
+pub(crate) fn line(id: NodeId, n: &Known, me: NodeId) -> String {
+    let heard = match n.heard_s {
+        _ if id == me => "this node".to_owned(),
+        Some(s) if s * 1000 < SILENT_MS => "heard just now".to_owned(),
+        Some(s) => format!("SILENT for {}", duration(s as f64)),
+        None => "NOT HEARD since this daemon started".to_owned(),
+    };
+    let version = if n.version.is_empty() { "not started yet" } else { &n.version };
+    format!("{:<14} {:<9} {:<8} {version:<9} {:<22} {heard}", n.name, n.standing, n.role, n.address)
+}
+
+fn need_daemon(g: &Global) -> Result<Client, Failure> {
+    serving(g).ok_or_else(|| {
+        Failure::new(1807, exit::FAILED, "no daemon runs in this home")
+            .why("nodes talk to each other by their daemons")
+            .help("start it: zoneward up")
+    })
+}
+
+/// The addresses that a joiner is told: this node's and those of the others.
+fn addresses(status: &Status) -> Vec<SocketAddr> {
+    let mine = status.members.get(&status.node);
+    let others = status.members.iter().filter(|(id, _)| **id != status.node).map(|(_, p)| p);
+    // The invite is open on this node alone, so its own address comes first.
+    let all = mine.into_iter().chain(others).filter_map(|p| p.address.to_socket_addrs().ok()?.next());
+    all.take(1).collect()
+}
+
+fn invite(g: &Global, out: Out, a: &InviteArgs) -> Result<i32, Failure> {
+    let client = need_daemon(g)?;
+    let zone = open(g)?;
+    let status = client.status().map_err(client_failed)?;
+    let unlocked = keys::unlock(g, &zone)?;
+    let role = if a.witness { Role::Witness } else { Role::Full };
+    let expires = now_ms() / 1000 + u64::from(a.ttl_minutes) * 60;
+    let id = zone.state().zone.as_ref().map(|z| z.id).unwrap_or_default();
+    let mut to = addresses(&status);
+    if let Some(address) = &a.address {
+        to = address
+            .to_socket_addrs()
+            .map(Iterator::collect)
+            .map_err(|e| Failure::new(1804, exit::USAGE, format!("{address:?} is no address")).why(e.to_string()))?;
+        to.truncate(1);
+    }
+    let invite = Invite::new(id, zone_fingerprint(zone.owner().sign_public()), to, expires, role)
+        .map_err(|e| Failure::new(1822, exit::FAILED, "no invite can be made").why(e.to_string()))?;
+    let text = invite.to_text();
+    let new = NewInvite { invite: text.to_string(), name: a.name.clone() };
+    client.send(Method::POST, "/local/invites", &new).map_err(client_failed)?;
+    let token = invite.token_hash();
+    out.json(&serde_json::json!({
+        "type": "invite", "schema": "zoneward.invite/1", "code": *text, "expires": crate::units::utc_time(expires * 1000),
+        "zone": id, "fingerprint": zone_fingerprint(zone.owner().sign_public()),
+    }));
+    if !out.json {
+        out.answer(format!("{}", *text));
+    }
+    out.say("");
+    if !out.quiet && !out.json {
+        out.say(qr(&text));
+    }
+    out.say(format!("on the new device: zoneward join {:.16}…", *text));
+    out.say(format!(
+        "It lets one node in, within {} min. Stay here: the owner's key signs the node when it comes (Ctrl-C takes the invite back).",
+        a.ttl_minutes
+    ));
+    let result = attend(&client, &token, expires, |node, public_key| {
+        let key = STANDARD.decode(public_key).ok().and_then(|k| k.try_into().ok());
+        let key: [u8; 32] = key.ok_or(ClientError::Answer)?;
+        let epoch = zone.state().zone.as_ref().map_or(1, |z| z.secret_epoch);
+        let certificate = NodeCertificate::issue(unlocked.keys.signing_key(), epoch, node, key);
+        Ok(STANDARD.encode(certificate.to_bytes()))
+    });
+    match result {
+        Ok(node) => {
+            let name = open(g)?.state().nodes.get(&node).map_or_else(|| node.to_string(), |n| n.name.clone());
+            out.json(
+                &serde_json::json!({"type": "summary", "schema": "zoneward.invite/1", "node": node, "name": name}),
+            );
+            out.say(format!("node {name} ({:.8}) belongs to the zone now", node.to_string()));
+            Ok(0)
+        }
+        Err(f) => {
+            // Whatever ended the wait, the code is worth nothing any more.
+            let _ = client.delete(&format!("/local/invites/{token}"));
+            Err(f)
+        }
+    }
+}
+
+/// Stays with an invite until somebody has joined: signs when asked.
+fn attend(
+    client: &Client,
+    token: &Digest,
+    expires: u64,
+    sign: impl Fn(NodeId, &str) -> Result<String, ClientError>,
+) -> Result<NodeId, Failure> {
+    let stop = crate::interrupt::stop();
+    let path = format!("/local/invites/{token}");
+    loop {
+        match client.get::<Waiting>(&path).map_err(client_failed)? {
+            Some(Waiting::Joined { node }) => return Ok(node),
+            Some(Waiting::Signature { node, public_key, .. }) => {
+                let certificate = sign(node, &public_key).map_err(client_failed)?;
+                // Signed twice, the second is refused and the first counts.
+                let _ = client.send(Method::PUT, &format!("{path}/certificate"), &Signed { certificate });
+            }
+            Some(Waiting::Failed { why }) if now_ms() / 1000 >= expires => {
+                return Err(Failure::new(1823, exit::FAILED, "nobody joined").why(why));
+            }
+            Some(Waiting::Joiner | Waiting::Admission { .. } | Waiting::Failed { .. }) => {}
+            None => return Err(Failure::new(1823, exit::FAILED, "the invite was taken back")),
+        }
+        if now_ms() / 1000 >= expires {
+            return Err(
+                Failure::new(1823, exit::FAILED, "nobody joined in time").help("zoneward node invite makes a new code")
+            );
+        }
+        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(Failure::new(1900, exit::INTERRUPTED, "interrupted").why("the invite was taken back"));
+        }
+        std::thread::sleep(Duration::from_millis(LOOK_MS));
+    }
+}
+
+/// A QR code for a terminal.
+fn qr(text: &str) -> String {
+    use qrcode::render::unicode::Dense1x2;
+    let Ok(code) = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L) else { return String::new() };
+    code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build()
+}
+
+fn change(client: &Client, change: &MemberChange) -> Result<(), Failure> {
+    client.send(Method::POST, "/local/members", change).map_err(client_failed)?;
+    Ok(())
+}
+
+/// Takes a node out: it ends what it holds if it still runs, then nobody listens to it any more.
+fn remove(g: &Global, out: Out, node: &str, yes: bool) -> Result<i32, Failure> {
+    let client = need_daemon(g)?;
+    let mut zone = open(g)?;
+    let id = node_by_name(zone.state(), node)?;
+    if id == zone.node() {
+        return Err(
+            Failure::new(1824, exit::REFUSED, "this is the node that you are on").help("take it out from another node")
+        );
+    }
+    let only: Vec<String> =
+        zone.state().sources.values().filter(|s| s.nodes == [id]).map(|s| crate::units::show_path(&s.path)).collect();
+    if !only.is_empty() && !yes {
+        return Err(Failure::new(1825, exit::REFUSED, "only this node can read some sources")
+            .why(only.join(", "))
+            .help(
+                "give them another node (zoneward source add PATH --node NAME), or say --yes: what is stored stays",
+            ));
+    }
+    let status = client.status().map_err(client_failed)?;
+    let alive = status.reports.get(&id).is_some_and(|r| now_ms().saturating_sub(r.at_ms) < SILENT_MS);
+    let faulty = zone.state().nodes.get(&id).is_some_and(|n| n.standing == Standing::Faulty);
+    if alive && !faulty {
+        drain(&mut zone, out, id)?;
+    }
+    // Two votes are worse than one: with one node fewer, the votes stay odd.
+    let voters = status.voters.iter().filter(|v| **v != id).count();
+    change(&client, &MemberChange::Remove { node: id })?;
+    if voters.is_multiple_of(2) && status.voters.contains(&id) {
+        let spare = status.voters.iter().find(|v| **v != id && Some(**v) != status.leader);
+        if let Some(spare) = spare {
+            change(&client, &MemberChange::Demote { node: *spare })?;
+        }
+    }
+    zone.propose(Command::RemoveNode { node: id })?;
+    out.say(format!("{node} does not belong to the zone any more: nobody listens to it"));
+    show(out, &zone, client.status().ok().as_ref());
+    Ok(0)
+}
+
+fn drain(zone: &mut Zone, out: Out, id: NodeId) -> Result<(), Failure> {
+    zone.propose(Command::SetNode { node: id, name: None, standing: Some(Standing::Draining) })?;
+    let (until, stop) = (Instant::now() + DRAIN, crate::interrupt::stop());
+    let mut said = false;
+    while zone.state().leases.values().any(|l| l.node == id) {
+        if !said {
+            out.say("it ends what it holds …");
+            said = true;
+        }
+        if Instant::now() > until || stop.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(Failure::new(1826, exit::FAILED, "the node still holds work")
+                .help("wait for it, or give it up for broken: zoneward node mark-faulty NAME"));
+        }
+        std::thread::sleep(Duration::from_millis(LOOK_MS));
+        zone.refresh();
+    }
+    Ok(())
+}
+
+/// A new node takes the place of an old one: what only the old one could read, the new one reads from now on.
+fn replace(g: &Global, out: Out, old: &str, new: &str) -> Result<i32, Failure> {
+    let mut zone = open(g)?;
+    let (old_id, new_id) = (node_by_name(zone.state(), old)?, node_by_name(zone.state(), new)?);
+    if old_id == new_id {
+        return Err(Failure::new(1801, exit::USAGE, "a node cannot replace itself"));
+    }
+    let sources: Vec<_> = zone.state().sources.values().filter(|s| s.nodes.contains(&old_id)).cloned().collect();
+    for mut source in sources {
+        source.nodes.retain(|n| *n != old_id && *n != new_id);
+        source.nodes.push(new_id);
+        source.nodes.sort();
+        out.say(format!("{} is read by {new} from now on", crate::units::show_path(&source.path)));
+        zone.propose(Command::PutSource { source })?;
+    }
+    zone.propose(Command::SetNode { node: old_id, name: None, standing: Some(Standing::Faulty) })?;
+    drop(zone);
+    remove(g, out, old, true)
+}
