@@ -13,6 +13,7 @@ pub mod scheduler;
 mod steps;
 mod worker;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -32,10 +33,10 @@ const TARGETS_MS: u64 = 3_000;
 const AGAIN_MS: (u64, u64) = (500, 30_000);
 
 /// How an actor does.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Health {
     /// `idle`, `busy`, `waiting` after a failure, or `starting`.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     pub done: u64,
     pub failed: u64,
     /// Steps that ended by a panic: each is a fault of the program.

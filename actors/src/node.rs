@@ -178,10 +178,10 @@ impl Node {
     /// Tells the zone of this start: what earlier ones held is free from then on.
     pub(crate) fn announce_start(&self) {
         let (incarnation, version) = (self.incarnation, self.version.to_owned());
-        match self.propose(Command::StartNode { incarnation, version }) {
-            Err(ZoneError::Command(e @ CommandError::Refused { .. })) => *lock(&self.refused) = Some(e.to_string()),
-            // The node stops.
-            Ok(_) | Err(_) => {}
+        // Any other error: the node stops.
+        let done = self.propose(Command::StartNode { incarnation, version });
+        if let Err(ZoneError::Command(e @ CommandError::Refused { .. })) = done {
+            *lock(&self.refused) = Some(e.to_string());
         }
     }
 

@@ -8,6 +8,7 @@ mod make;
 mod node;
 mod restore;
 mod sector;
+mod status;
 mod things;
 mod trial;
 mod up;
@@ -71,7 +72,7 @@ pub(crate) fn node_by_name(state: &State, text: &str) -> Result<NodeId, Failure>
     match (fits.next(), fits.next()) {
         (Some(id), None) => Ok(*id),
         _ => {
-            Err(Failure::new(1801, exit::FAILED, format!("no node is called {text:?}"))
+            Err(Failure::new(2001, exit::FAILED, format!("no node is called {text:?}"))
                 .help("zoneward node ls lists them"))
         }
     }
@@ -90,7 +91,7 @@ pub fn run(cli: Cli) -> Result<i32, Failure> {
         Command::Cat(a) => look::cat(g, &a),
         Command::Restore(a) => restore::restore(g, out, &a),
         Command::Check(a) => check::check(g, out, &a),
-        Command::Status => things::status(g, out),
+        Command::Status => status::status(g, out),
         Command::Up(a) => up::up(g, out, &a),
         Command::Join(a) => up::join(g, out, &a),
         Command::Node(c) => node::node(g, out, c),

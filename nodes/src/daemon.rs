@@ -51,10 +51,6 @@ impl std::fmt::Debug for Daemon {
     }
 }
 
-fn failed(code: u16, what: &str, why: impl std::fmt::Display) -> Failure {
-    Failure::new(code, exit::FAILED, what.to_owned()).why(why.to_string())
-}
-
 /// The address that others are told when this node listens on all of its own: the one it would reach them from.
 fn own_address(listen: SocketAddr) -> String {
     if !listen.ip().is_unspecified() {
@@ -110,9 +106,10 @@ impl Daemon {
         let node = Node::new(cluster, parts, incarnation, env!("CARGO_PKG_VERSION"), settings.threads);
         let node = Arc::new(node);
         zoneward_actors::serve::serve(&node);
-        let engine = Engine::start(node.clone()).map_err(|e| failed(1802, "the actors cannot be started", e))?;
+        let engine = Engine::start(node.clone())
+            .map_err(|e| Failure::new(2002, exit::FAILED, "the actors cannot be started").why(e.to_string()))?;
         let server = socket::serve(home.dir(), &node, engine.health_board())
-            .map_err(|e| failed(1803, "the daemon's socket cannot be opened", e))?;
+            .map_err(|e| Failure::new(2003, exit::FAILED, "the daemon's socket cannot be opened").why(e.to_string()))?;
         Ok(Self { node, engine, server: Some(server) })
     }
 

@@ -1,5 +1,6 @@
 //! Errors of the crates below as failures with a code, an exit code and a next step.
 
+use zoneward_actors::cluster::CommandError;
 use zoneward_actors::errors::ZoneError;
 use zoneward_actors::home::HomeError;
 use zoneward_consensus::model::NoSuchCheckpoint;
@@ -35,10 +36,16 @@ impl From<ZoneError> for Failure {
             ZoneError::Store(StoreError::Busy) => {
                 Failure::new(1003, exit::BUSY, text).help("wait until the other process is done")
             }
+            ZoneError::Store(StoreError::Clustered(_)) => Failure::new(2035, exit::REFUSED, text)
+                .help("its nodes decide together: zoneward up, then this command again"),
             ZoneError::Store(StoreError::Refused(_)) => Failure::new(1201, exit::REFUSED, text),
             ZoneError::Store(StoreError::Damaged(_)) => Failure::new(1202, exit::DAMAGE, text)
                 .help("the zone can be rebuilt from a target and the recovery kit: docs/rescue/README.md"),
             ZoneError::Store(_) => Failure::new(1203, exit::FAILED, text),
+            ZoneError::Command(e) => of_command(&e),
+            ZoneError::Cluster(_) => Failure::new(2041, exit::FAILED, text)
+                .help("is another program listening there? zoneward up --listen ADDR"),
+            ZoneError::LeaseEnded => Failure::new(2034, exit::FAILED, text),
             ZoneError::Target(t) => from_target(&t),
             ZoneError::NoTarget(_) => Failure::new(1302, exit::TARGET, text)
                 .help("zoneward target ls shows the targets; is the disk mounted?"),
@@ -60,6 +67,19 @@ impl From<ZoneError> for Failure {
             }
             _ => Failure::new(1502, exit::FAILED, text)
                 .help("nothing that was acknowledged is lost; mend the cause and run it again"),
+        }
+    }
+}
+
+/// A command that did not come through.
+fn of_command(e: &CommandError) -> Failure {
+    let text = chain(e);
+    match e {
+        CommandError::Refused { .. } => Failure::new(1201, exit::REFUSED, text),
+        CommandError::NoLeader => Failure::new(2031, exit::FAILED, text),
+        CommandError::Unknown => Failure::new(2032, exit::FAILED, text),
+        CommandError::Busy | CommandError::Decode(_) | CommandError::Stopped(_) => {
+            Failure::new(2033, exit::FAILED, text).help("zoneward status shows how this node does")
         }
     }
 }

@@ -45,24 +45,38 @@ impl Role {
         }
     }
 
-    /// What this node should do next in this role; nothing: it waits.
-    pub fn choose(self, state: &State, node: &Arc<Node>) -> Vec<Work> {
-        match self {
-            // These decide by more than the state, on their thread.
+    /// What this node should do next in this role.
+    pub fn choose(self, state: &State, node: &Arc<Node>) -> Chosen {
+        let due = match self {
             Self::Scheduler => steps::schedule_is_due(node),
             Self::HealthChecker => steps::check_is_due(state, node),
-            _ => choose(self, state, &Me { id: node.id(), reaches: &|t| node.reaches(t) }),
-        }
+            _ => {
+                let work = choose(self, state, &Me { id: node.id(), reaches: &|t| node.reaches(t) });
+                return if work.is_empty() { Chosen::Nothing } else { Chosen::Claim(work) };
+            }
+        };
+        if due { Chosen::Look } else { Chosen::Nothing }
     }
 
     /// Does what was chosen, on a thread of its own. `false`: others were faster.
-    pub fn run(self, node: &Arc<Node>, work: Vec<Work>) -> Result<bool, ZoneError> {
-        match self {
-            Self::Scheduler => steps::schedule(node),
-            Self::HealthChecker => steps::check(node),
-            _ => steps::claim_and_do(self, node, work),
+    pub fn run(self, node: &Arc<Node>, chosen: Chosen) -> Result<bool, ZoneError> {
+        match (chosen, self) {
+            (Chosen::Claim(work), _) => steps::claim_and_do(self, node, work),
+            (Chosen::Look, Self::HealthChecker) => steps::check(node),
+            (Chosen::Look, _) => steps::schedule(node),
+            (Chosen::Nothing, _) => Ok(false),
         }
     }
+}
+
+/// What an actor is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Chosen {
+    Nothing,
+    /// This work, under a lease.
+    Claim(Vec<Work>),
+    /// What it finds when it looks: nobody else would do the same at the same time.
+    Look,
 }
 
 /// The node for which is chosen.

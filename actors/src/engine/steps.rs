@@ -17,7 +17,7 @@ use crate::backup::{Event, pack_sources};
 use crate::board::Running;
 use crate::cluster::CommandError;
 use crate::errors::ZoneError;
-use crate::node::{Leading, Node};
+use crate::node::Node;
 use crate::transcode::{CopyProgress, copy_sector};
 use crate::zone::{Authority, Zone};
 
@@ -131,15 +131,10 @@ fn step(zone: &mut Zone, node: &Arc<Node>, work: &[Work], p: &Progress) -> Resul
     }
 }
 
-/// The scheduler looks at each turn, if this node leads. What it answers is only a sign that there is something to do.
-pub fn schedule_is_due(node: &Arc<Node>) -> Vec<Work> {
-    let leads = node.cluster.metrics().role == raft::Role::Leader;
-    let since = node.leading(|l: &mut Leading| l.look(leads));
-    if since.is_none() { Vec::new() } else { decide(node).into_iter().filter_map(|_| Some(SIGN)).take(1).collect() }
+/// Whether this node leads and finds something to decide.
+pub fn schedule_is_due(node: &Arc<Node>) -> bool {
+    !decide(node).is_empty()
 }
-
-/// Stands for "something": the scheduler claims nothing.
-const SIGN: Work = Work::ResumeCheckpoint { checkpoint: zoneward_sectors::ids::CheckpointId([0; 16]) };
 
 fn decide(node: &Arc<Node>) -> Vec<scheduler::Act> {
     let m = node.cluster.metrics();
@@ -177,13 +172,9 @@ pub fn schedule(node: &Arc<Node>) -> Result<bool, ZoneError> {
 const CHECK_EVERY_MS: u64 = 3_600_000;
 
 /// Whether this node should look after copies now: the leader does, each hour.
-pub fn check_is_due(state: &State, node: &Arc<Node>) -> Vec<Work> {
+pub fn check_is_due(state: &State, node: &Arc<Node>) -> bool {
     let leads = node.cluster.metrics().role == raft::Role::Leader;
-    if leads && !state.copies.is_empty() && node.check_due(Duration::from_millis(CHECK_EVERY_MS)) {
-        vec![SIGN]
-    } else {
-        Vec::new()
-    }
+    leads && !state.copies.is_empty() && node.check_due(Duration::from_millis(CHECK_EVERY_MS))
 }
 
 /// Compares what reachable targets list with what they should hold: a copy that is gone, or has another length, is marked,
@@ -192,11 +183,7 @@ pub fn check(node: &Arc<Node>) -> Result<bool, ZoneError> {
     let state = node.view();
     let mut whole = Vec::new();
     for (id, target) in node.reached() {
-        let alias = zoneward_consensus::model::Target::clone(match state.targets.get(&id) {
-            Some(t) => t,
-            None => continue,
-        })
-        .alias;
+        let Some(alias) = state.targets.get(&id).map(|t| t.alias) else { continue };
         let listed: std::collections::BTreeMap<_, _> = target.list(alias)?.sectors.into_iter().collect();
         for c in state.copies.values().filter(|c| c.target == id && !c.is_open()) {
             let right = listed.get(&c.id) == Some(&c.stored_len);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::roles::Role;
+use super::roles::{Chosen, Role};
 use super::{Health, HealthBoard};
 use crate::errors::ZoneError;
 use crate::node::Node;
@@ -68,14 +68,14 @@ impl Worker {
             return;
         }
         let view = self.node.cluster.view();
-        let wanted = self.role.choose(&view, &self.node);
-        if wanted.is_empty() {
-            return self.note(|h| h.state = "idle");
+        let chosen = self.role.choose(&view, &self.node);
+        if chosen == Chosen::Nothing {
+            return self.note(|h| h.state = "idle".into());
         }
         let (role, node) = (self.role, self.node.clone());
         let (ended, when) = oneshot::channel();
         let job = move || {
-            let run = std::panic::catch_unwind(AssertUnwindSafe(|| role.run(&node, wanted)));
+            let run = std::panic::catch_unwind(AssertUnwindSafe(|| role.run(&node, chosen)));
             let came_to = match run {
                 Ok(Ok(true)) => Ended::Did,
                 Ok(Ok(false)) => Ended::Nothing,
@@ -90,7 +90,7 @@ impl Worker {
             return self.note(|h| h.last_error = Some(format!("no thread could be started: {e}")));
         }
         self.busy = true;
-        self.note(|h| h.state = "busy");
+        self.note(|h| h.state = "busy".into());
         let done = async move { when.await.unwrap_or_else(|_| Ended::Panicked("the thread vanished".into())) };
         ctx.spawn(done.into_actor(self).map(|ended, me, ctx| me.ended(ended, ctx)));
     }
@@ -102,7 +102,7 @@ impl Worker {
                 self.backoff_ms = BACKOFF_MS.0;
                 let did = matches!(ended, Ended::Did);
                 self.note(|h| {
-                    h.state = "idle";
+                    h.state = "idle".into();
                     h.done += u64::from(did);
                 });
                 did || std::mem::take(&mut self.woken)
@@ -124,7 +124,7 @@ impl Worker {
         self.not_before = Instant::now() + Duration::from_millis(self.backoff_ms);
         self.backoff_ms = (self.backoff_ms * 2).min(BACKOFF_MS.1);
         self.note(|h| {
-            h.state = "waiting";
+            h.state = "waiting".into();
             h.failed += 1;
             h.panics += panics;
             h.last_error = Some(text);
@@ -144,7 +144,7 @@ impl Actor for Worker {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1);
-        self.note(|h| h.state = "idle");
+        self.note(|h| h.state = "idle".into());
     }
 }
 

@@ -71,7 +71,7 @@ fn set(
     let id = node_by_name(zone.state(), node)?;
     if zone.state().nodes.get(&id).is_some_and(|n| n.standing == Standing::Witness) && standing.is_some() {
         return Err(
-            Failure::new(1821, exit::REFUSED, "a witness holds no work").help("zoneward node remove takes it out")
+            Failure::new(2021, exit::REFUSED, "a witness holds no work").help("zoneward node remove takes it out")
         );
     }
     zone.propose(Command::SetNode { node: id, name, standing })?;
@@ -88,7 +88,7 @@ fn ls(g: &Global, out: Out) -> Result<i32, Failure> {
 }
 
 pub(crate) fn client_failed(e: ClientError) -> Failure {
-    Failure::new(1806, exit::FAILED, "the daemon did not do it").why(chain(&e))
+    Failure::new(2006, exit::FAILED, "the daemon did not do it").why(chain(&e))
 }
 
 /// What is known of one node.
@@ -165,7 +165,7 @@ pub(crate) fn line(id: NodeId, n: &Known, me: NodeId) -> String {
 
 fn need_daemon(g: &Global) -> Result<Client, Failure> {
     serving(g).ok_or_else(|| {
-        Failure::new(1807, exit::FAILED, "no daemon runs in this home")
+        Failure::new(2007, exit::FAILED, "no daemon runs in this home")
             .why("nodes talk to each other by their daemons")
             .help("start it: zoneward up")
     })
@@ -193,11 +193,11 @@ fn invite(g: &Global, out: Out, a: &InviteArgs) -> Result<i32, Failure> {
         to = address
             .to_socket_addrs()
             .map(Iterator::collect)
-            .map_err(|e| Failure::new(1804, exit::USAGE, format!("{address:?} is no address")).why(e.to_string()))?;
+            .map_err(|e| Failure::new(2004, exit::USAGE, format!("{address:?} is no address")).why(e.to_string()))?;
         to.truncate(1);
     }
     let invite = Invite::new(id, zone_fingerprint(zone.owner().sign_public()), to, expires, role)
-        .map_err(|e| Failure::new(1822, exit::FAILED, "no invite can be made").why(e.to_string()))?;
+        .map_err(|e| Failure::new(2022, exit::FAILED, "no invite can be made").why(e.to_string()))?;
     let text = invite.to_text();
     let new = NewInvite { invite: text.to_string(), name: a.name.clone() };
     client.send(Method::POST, "/local/invites", &new).map_err(client_failed)?;
@@ -207,7 +207,7 @@ fn invite(g: &Global, out: Out, a: &InviteArgs) -> Result<i32, Failure> {
         "zone": id, "fingerprint": zone_fingerprint(zone.owner().sign_public()),
     }));
     if !out.json {
-        out.answer(format!("{}", *text));
+        out.answer(text.as_str());
     }
     out.say("");
     if !out.quiet && !out.json {
@@ -260,14 +260,14 @@ fn attend(
                 let _ = client.send(Method::PUT, &format!("{path}/certificate"), &Signed { certificate });
             }
             Some(Waiting::Failed { why }) if now_ms() / 1000 >= expires => {
-                return Err(Failure::new(1823, exit::FAILED, "nobody joined").why(why));
+                return Err(Failure::new(2023, exit::FAILED, "nobody joined").why(why));
             }
             Some(Waiting::Joiner | Waiting::Admission { .. } | Waiting::Failed { .. }) => {}
-            None => return Err(Failure::new(1823, exit::FAILED, "the invite was taken back")),
+            None => return Err(Failure::new(2023, exit::FAILED, "the invite was taken back")),
         }
         if now_ms() / 1000 >= expires {
             return Err(
-                Failure::new(1823, exit::FAILED, "nobody joined in time").help("zoneward node invite makes a new code")
+                Failure::new(2023, exit::FAILED, "nobody joined in time").help("zoneward node invite makes a new code")
             );
         }
         if stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -296,13 +296,13 @@ fn remove(g: &Global, out: Out, node: &str, yes: bool) -> Result<i32, Failure> {
     let id = node_by_name(zone.state(), node)?;
     if id == zone.node() {
         return Err(
-            Failure::new(1824, exit::REFUSED, "this is the node that you are on").help("take it out from another node")
+            Failure::new(2024, exit::REFUSED, "this is the node that you are on").help("take it out from another node")
         );
     }
     let only: Vec<String> =
         zone.state().sources.values().filter(|s| s.nodes == [id]).map(|s| crate::units::show_path(&s.path)).collect();
     if !only.is_empty() && !yes {
-        return Err(Failure::new(1825, exit::REFUSED, "only this node can read some sources")
+        return Err(Failure::new(2025, exit::REFUSED, "only this node can read some sources")
             .why(only.join(", "))
             .help(
                 "give them another node (zoneward source add PATH --node NAME), or say --yes: what is stored stays",
@@ -339,7 +339,7 @@ fn drain(zone: &mut Zone, out: Out, id: NodeId) -> Result<(), Failure> {
             said = true;
         }
         if Instant::now() > until || stop.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(Failure::new(1826, exit::FAILED, "the node still holds work")
+            return Err(Failure::new(2026, exit::FAILED, "the node still holds work")
                 .help("wait for it, or give it up for broken: zoneward node mark-faulty NAME"));
         }
         std::thread::sleep(Duration::from_millis(LOOK_MS));
@@ -353,7 +353,7 @@ fn replace(g: &Global, out: Out, old: &str, new: &str) -> Result<i32, Failure> {
     let mut zone = open(g)?;
     let (old_id, new_id) = (node_by_name(zone.state(), old)?, node_by_name(zone.state(), new)?);
     if old_id == new_id {
-        return Err(Failure::new(1801, exit::USAGE, "a node cannot replace itself"));
+        return Err(Failure::new(2001, exit::USAGE, "a node cannot replace itself"));
     }
     let sources: Vec<_> = zone.state().sources.values().filter(|s| s.nodes.contains(&old_id)).cloned().collect();
     for mut source in sources {

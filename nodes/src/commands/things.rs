@@ -1,20 +1,16 @@
-//! What the zone keeps: `source`, `target`, and `status`.
+//! What the zone keeps: `source` and `target`.
 
 use std::os::unix::ffi::OsStrExt;
 
-use zoneward_actors::clock::now_ms;
 use zoneward_actors::init::add_target;
-use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
-use zoneward_consensus::model::CheckpointState;
-use zoneward_consensus::plan::{Work, plan};
 
 use super::make::parse_url;
 use super::{absolute, open};
 use crate::cli::{Global, SourceCommand, TargetCommand};
 use crate::errors::{Failure, exit};
 use crate::output::Out;
-use crate::units::{bytes, count, duration, local_time, plural, show_path, utc_time};
+use crate::units::{bytes, plural, show_path};
 
 pub fn source(g: &Global, out: Out, command: SourceCommand) -> Result<i32, Failure> {
     let mut zone = open(g)?;
@@ -91,98 +87,5 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
         ));
     }
     out.json(&serde_json::json!({"schema": "zoneward.targets/1", "targets": rows}));
-    Ok(0)
-}
-
-/// What is not as it should be, in words, with what to do.
-fn concerns(zone: &Zone) -> Vec<String> {
-    let state = zone.state();
-    let mut all = Vec::new();
-    for u in zone.unreachable() {
-        all.push(format!("target {} cannot be used: {}", u.name, crate::errors::chain(&u.error)));
-    }
-    let work = plan(state, now_ms());
-    let missing = work.iter().filter(|w| matches!(w, Work::Copy { .. })).count();
-    if missing > 0 {
-        all.push(format!("{} missing: zoneward backup makes them", plural(missing as u64, "copy is", "copies are")));
-    }
-    if work.iter().any(|w| matches!(w, Work::ResumeCheckpoint { .. })) {
-        all.push("a backup was cut: zoneward backup carries it on".into());
-    }
-    let wanted = state.sources.values().map(|s| usize::from(state.copies_wanted(s))).max().unwrap_or(0);
-    let targets = state.usable_targets().count();
-    if wanted > targets {
-        all.push(format!("{wanted} copies are wanted and there is room for {targets}: zoneward target add URL"));
-    }
-    if zone.home.recovery_kit().exists() {
-        all.push(format!(
-            "the recovery kit still lies in this zone ({}): print it, store it elsewhere, delete it",
-            zone.home.recovery_kit().display()
-        ));
-    }
-    let bad = state.copies.values().filter(|c| !c.is_open() && !c.is_stored()).count();
-    if bad > 0 {
-        all.push(format!("{} damaged or lost: zoneward check names them", plural(bad as u64, "copy is", "copies are")));
-    }
-    if let Some(c) = state.complete().last() {
-        let unread: u64 = c.tasks.iter().map(|t| t.stats.unread + t.stats.unsteady).sum();
-        if unread > 0 {
-            all.push(format!("{} could not be read well in the last backup", plural(unread, "path", "paths")));
-        }
-        let age = now_ms().saturating_sub(c.started_ms);
-        if age > 24 * 3600 * 1000 {
-            all.push(format!("the last backup is {} old: zoneward backup", duration(age as f64 / 1000.0)));
-        }
-    } else {
-        all.push("nothing is backed up yet: zoneward backup PATH".into());
-    }
-    all
-}
-
-pub fn status(g: &Global, out: Out) -> Result<i32, Failure> {
-    let zone = open(g)?;
-    let state = zone.state();
-    let Some(z) = state.zone.as_ref() else { return Ok(exit::NO_ZONE) };
-    let last = state.complete().last().copied().cloned();
-    let sealed: Vec<_> = state.sectors.values().filter(|s| s.is_sealed()).collect();
-    let stored =
-        state.copies.values().filter(|c| c.is_stored()).fold((0u64, 0u64), |(n, b), c| (n + 1, b + c.stored_len));
-    let read = state.copies.values().filter(|c| c.is_stored()).map(|c| c.read_ms.unwrap_or(0)).min();
-    let concerns = concerns(&zone);
-    out.json(&serde_json::json!({
-        "schema": "zoneward.status/1", "zone": z.id, "name": z.name, "home": zone.home.dir(), "owner_fingerprint": z.owner_fingerprint,
-        "nodes": state.nodes.len(), "sources": state.sources.len(), "targets": state.targets.len(), "checkpoints": state.complete().len(),
-        "last_checkpoint": last.as_ref().map(|c| serde_json::json!({"id": c.id, "seq": c.seq, "started": utc_time(c.started_ms), "published": c.state == CheckpointState::Published})),
-        "sectors": sealed.len(), "copies": stored.0, "stored_bytes": stored.1, "all_read": read.filter(|t| *t > 0).map(utc_time), "concerns": concerns,
-    }));
-    out.answer(format!("zone {}  {}", z.name, z.id));
-    out.answer(format!("home {}", zone.home.dir().display()));
-    match &last {
-        Some(c) => out.answer(format!(
-            "last checkpoint {} ({:.8}), {} ago",
-            c.seq,
-            c.id.to_string(),
-            duration(now_ms().saturating_sub(c.started_ms) as f64 / 1000.0)
-        )),
-        None => out.answer("last checkpoint: none"),
-    }
-    out.answer(format!(
-        "{}, {}; {} in {} on {}",
-        plural(state.sources.len() as u64, "source", "sources"),
-        plural(state.complete().len() as u64, "checkpoint", "checkpoints"),
-        bytes(stored.1),
-        plural(stored.0, "backup sector", "backup sectors"),
-        plural(state.targets.len() as u64, "target", "targets")
-    ));
-    match read.filter(|t| *t > 0) {
-        Some(t) => out.answer(format!("every stored byte was last read and found whole on {}", local_time(t))),
-        None => out.answer("not every stored byte has been read back yet: zoneward check --read-data"),
-    }
-    if concerns.is_empty() {
-        out.answer("nothing needs attention");
-    } else {
-        out.answer(format!("{} to look at:", count(concerns.len() as u64)));
-        concerns.iter().for_each(|c| out.answer(format!("  - {c}")));
-    }
     Ok(0)
 }

@@ -18,7 +18,7 @@ const LOOK_MS: u64 = 100;
 
 fn settings(a: &UpArgs) -> Result<Settings, Failure> {
     let listen: SocketAddr = a.listen.parse().map_err(|_| {
-        Failure::new(1804, exit::USAGE, format!("{:?} is no address to listen on", a.listen))
+        Failure::new(2004, exit::USAGE, format!("{:?} is no address to listen on", a.listen))
             .help("an IP address and a port, as in 0.0.0.0:7441 or [::]:7441")
     })?;
     Ok(Settings { listen, address: a.address.clone(), threads: a.threads.map_or_else(threads, usize::from) })
@@ -51,7 +51,7 @@ pub fn up(g: &Global, out: Out, a: &UpArgs) -> Result<i32, Failure> {
     }
     while !stop.load(Ordering::Relaxed) && !node.stopping() {
         if let Some(why) = daemon.ended() {
-            return Err(Failure::new(1805, exit::FAILED, "this node can no longer take part").why(why));
+            return Err(Failure::new(2005, exit::FAILED, "this node can no longer take part").why(why));
         }
         std::thread::sleep(Duration::from_millis(LOOK_MS));
     }
@@ -65,10 +65,10 @@ fn join_failed(e: JoinFailed) -> Failure {
     match e {
         JoinFailed::Zone(e) => e.into(),
         JoinFailed::Join(JoinError::Refused { .. }) => {
-            Failure::new(1811, exit::NOT_PERMITTED, "the zone did not let this node in").why(why)
+            Failure::new(2011, exit::NOT_PERMITTED, "the zone did not let this node in").why(why)
         }
-        JoinFailed::Join(_) => Failure::new(1812, exit::TARGET, "no member of the zone let this node in").why(why),
-        _ => Failure::new(1813, exit::FAILED, "this node could not join").why(why),
+        JoinFailed::Join(_) => Failure::new(2012, exit::TARGET, "no member of the zone let this node in").why(why),
+        _ => Failure::new(2013, exit::FAILED, "this node could not join").why(why),
     }
 }
 
@@ -76,13 +76,13 @@ pub fn join(g: &Global, out: Out, a: &JoinArgs) -> Result<i32, Failure> {
     let code = match (&a.code, &a.code_file) {
         (Some(code), _) => code.clone(),
         (None, Some(path)) => std::fs::read_to_string(path).map_err(|e| {
-            Failure::new(1814, exit::USAGE, format!("{} cannot be read", path.display())).why(e.to_string())
+            Failure::new(2014, exit::USAGE, format!("{} cannot be read", path.display())).why(e.to_string())
         })?,
         (None, None) => std::io::read_to_string(std::io::stdin())
-            .map_err(|e| Failure::new(1814, exit::USAGE, "the code cannot be read").why(e.to_string()))?,
+            .map_err(|e| Failure::new(2014, exit::USAGE, "the code cannot be read").why(e.to_string()))?,
     };
     let invite = Invite::parse(code.trim())
-        .map_err(|e| Failure::new(1814, exit::USAGE, "this is no invite").why(e.to_string()))?;
+        .map_err(|e| Failure::new(2014, exit::USAGE, "this is no invite").why(e.to_string()))?;
     let dir = home(g)?;
     let joined = join_zone(&dir, &invite).map_err(join_failed)?;
     out.json(&serde_json::json!({

@@ -42,8 +42,7 @@ pub struct Status {
     pub reports: BTreeMap<NodeId, NodeReport>,
     /// Damage that was found and mended when the node started.
     pub repaired: Option<String>,
-    #[serde(skip_deserializing)]
-    pub actors: BTreeMap<&'static str, Health>,
+    pub actors: BTreeMap<String, Health>,
 }
 
 /// Why something was not done, as it travels to the command line.
@@ -136,8 +135,14 @@ async fn status(shared: web::Data<Shared>) -> HttpResponse {
         members: node.cluster.members(),
         reports,
         repaired: m.repaired,
-        actors: shared.health.lock().unwrap_or_else(|e| e.into_inner()).clone(),
+        actors: actors(&shared.health),
     })
+}
+
+/// How the actors do, by name.
+pub fn actors(health: &HealthBoard) -> BTreeMap<String, Health> {
+    let board = health.lock().unwrap_or_else(|e| e.into_inner());
+    board.iter().map(|(name, h)| ((*name).to_owned(), h.clone())).collect()
 }
 
 /// Brings a command through; answers the state with it.

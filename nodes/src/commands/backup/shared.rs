@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 
 pub fn backup(g: &Global, out: Out, mut zone: Zone, request: &BackupRequest) -> Result<i32, Failure> {
     let started = Instant::now();
-    let client = serving(g).ok_or_else(|| Failure::new(1807, exit::FAILED, "the daemon has just stopped"))?;
+    let client = serving(g).ok_or_else(|| Failure::new(2007, exit::FAILED, "the daemon has just stopped"))?;
     let running = zone.state().running().map(|c| (c.id, c.seq));
     let checkpoint = match running {
         Some((id, seq)) => {
