@@ -167,6 +167,22 @@ pub fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
     file.write_all_at(buf, offset)
 }
 
+/// Gives a range of a file that holds nothing yet its room on the disk: it reads as zeros, and none were written. `false`
+/// where the file system knows no such thing.
+pub fn allocate(file: &File, offset: u64, len: u64) -> io::Result<bool> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+    gate(Call::Write)?;
+    loop {
+        match fallocate(file, FallocateFlags::empty(), offset, len) {
+            Ok(()) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
 /// Makes a file's content durable.
 pub fn sync(file: &File) -> io::Result<()> {
     gate(Call::Sync)?;
