@@ -54,7 +54,8 @@ impl std::fmt::Debug for Daemon {
 /// The address that others are told when this node listens on all of its own: the one it would reach them from.
 fn own_address(listen: SocketAddr) -> String {
     if !listen.ip().is_unspecified() {
-        return listen.to_string();
+        // As it listens, with the port that it was given.
+        return String::new();
     }
     let (any, far) = if listen.is_ipv4() { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };
     // Nothing is sent: the kernel only chooses a route.

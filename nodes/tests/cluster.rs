@@ -1,0 +1,245 @@
+//! Real daemons, real links: a zone of three nodes made by the commands that a person types.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// What is waited for comes well before this, or never.
+const LIMIT: Duration = Duration::from_secs(60);
+
+struct Zone {
+    dir: tempfile::TempDir,
+    up: Vec<Option<Child>>,
+}
+
+impl Drop for Zone {
+    fn drop(&mut self) {
+        for child in self.up.iter_mut().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Waits until something holds.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(t) = look() {
+            return t;
+        }
+        assert!(begun.elapsed() < LIMIT, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn text(o: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr))
+}
+
+impl Zone {
+    /// One node, up.
+    fn new() -> Self {
+        let zone = Self { dir: tempfile::tempdir().unwrap(), up: Vec::new() };
+        let target = zone.path("target");
+        let made = zone.run(0, &["init", "--target", target.to_str().unwrap(), "--sector-min", "1MiB"]);
+        assert!(made.status.success(), "{}", text(&made));
+        let mut zone = zone;
+        zone.start(0);
+        zone
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn home(&self, i: usize) -> PathBuf {
+        self.path(&format!("home{i}"))
+    }
+
+    fn command(&self, i: usize, args: &[&str]) -> Command {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_zoneward"));
+        c.arg("--home").arg(self.home(i)).args(args).env("ZONEWARD_PASSPHRASE", "pass phrase").stdin(Stdio::null());
+        c
+    }
+
+    fn run(&self, i: usize, args: &[&str]) -> Output {
+        self.command(i, args).output().unwrap()
+    }
+
+    fn ok(&self, i: usize, args: &[&str]) -> String {
+        let o = self.run(i, args);
+        assert!(o.status.success(), "{args:?} on node {i}: {}", text(&o));
+        String::from_utf8(o.stdout).unwrap()
+    }
+
+    fn json(&self, i: usize, args: &[&str]) -> Value {
+        let mut all = vec!["--json"];
+        all.extend(args);
+        let out = self.ok(i, &all);
+        serde_json::from_str(out.lines().last().unwrap()).unwrap()
+    }
+
+    /// Starts the daemon of node `i` on a port of its own and waits until it is up.
+    fn start(&mut self, i: usize) {
+        let mut child = self
+            .command(i, &["--json", "up", "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("zoneward.up/1"), "node {i}: {line}");
+        if self.up.len() <= i {
+            self.up.resize_with(i + 1, || None);
+        }
+        self.up[i] = Some(child);
+    }
+
+    fn kill(&mut self, i: usize) {
+        let mut child = self.up[i].take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// A code of node `i`, and the command that stays with it.
+    fn invite(&self, i: usize, name: &str) -> (String, Child) {
+        let mut child =
+            self.command(i, &["--quiet", "node", "invite", "--name", name]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut code = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut code).unwrap();
+        (code.trim().to_owned(), child)
+    }
+
+    fn join(&mut self, i: usize, name: &str) -> String {
+        let (code, mut stays) = self.invite(0, name);
+        self.ok(i, &["join", &code]);
+        assert!(stays.wait().unwrap().success());
+        self.start(i);
+        code
+    }
+
+    fn nodes(&self, i: usize) -> Vec<Value> {
+        self.json(i, &["node", "ls"])["nodes"].as_array().unwrap().clone()
+    }
+
+    fn voters(&self, i: usize) -> usize {
+        self.nodes(i).iter().filter(|n| n["role"] == "voter" || n["role"] == "leader").count()
+    }
+}
+
+fn fill(dir: &Path, round: u8) {
+    std::fs::create_dir_all(dir).unwrap();
+    for f in 0..40u32 {
+        let seed = u64::from(f) * 251 + u64::from(round);
+        let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let bytes: Vec<u8> = std::iter::repeat_with(|| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x as u8
+        })
+        .take(200_000)
+        .collect();
+        std::fs::write(dir.join(format!("{round}-{f}")), bytes).unwrap();
+    }
+}
+
+fn same(a: &Path, b: &Path) {
+    let o = Command::new("diff").arg("-r").arg(a).arg(b).output().unwrap();
+    assert!(o.status.success(), "{}", text(&o));
+}
+
+#[test]
+fn three_nodes_back_up_lose_their_leader_and_go_on() {
+    let mut zone = Zone::new();
+    let source = zone.path("source");
+    fill(&source, 1);
+    let used = zone.join(1, "second");
+    until("two nodes, one vote", || (zone.nodes(0).len() == 2 && zone.voters(0) == 1).then_some(()));
+    zone.join(2, "third");
+    until("three votes", || (zone.voters(0) == 3).then_some(()));
+
+    // A code lets one node in, once.
+    let again = zone.run(7, &["join", &used]);
+    assert_eq!(again.status.code(), Some(13), "{}", text(&again));
+
+    let made = zone.json(1, &["backup", source.to_str().unwrap(), "--shared", "--copies", "1"]);
+    assert_eq!((made["seq"].as_u64(), made["complete"].as_bool()), (Some(1), Some(true)), "{made}");
+    assert_eq!(made["sources"][0]["files"], 40);
+    zone.ok(2, &["restore", "latest", "--to", zone.path("out").to_str().unwrap()]);
+    same(&source, &zone.path("out").join(source.strip_prefix("/").unwrap()));
+
+    // The leader dies: the other two go on, with backups too.
+    let leader = zone.nodes(1).iter().find(|n| n["role"] == "leader").unwrap()["name"].clone();
+    let dead = ["", "second", "third"].iter().position(|n| leader == **n).unwrap_or(0);
+    let alive = (dead + 1) % 3;
+    zone.kill(dead);
+    fill(&source, 2);
+    let made = zone.json(alive, &["backup"]);
+    assert_eq!((made["seq"].as_u64(), made["complete"].as_bool()), (Some(2), Some(true)), "{made}");
+    let status = zone.ok(alive, &["status"]);
+    assert!(status.contains("is not heard"), "{status}");
+
+    // It comes back and has it all.
+    zone.start(dead);
+    until("it has what it missed", || {
+        let c = zone.json(dead, &["checkpoints"]);
+        (c["checkpoints"].as_array().unwrap().len() == 2).then_some(())
+    });
+    zone.ok(dead, &["restore", "latest", "--to", zone.path("out2").to_str().unwrap()]);
+    same(&source, &zone.path("out2").join(source.strip_prefix("/").unwrap()));
+    let check = zone.run(dead, &["check", "--read-data"]);
+    assert!(check.status.success(), "{}", text(&check));
+
+    // One is taken out: nobody listens to it any more, and one vote stays.
+    let out = ["", "second", "third"][if alive == 0 { 1 } else { alive }];
+    let stays = (0..3).find(|i| ["", "second", "third"][*i] != out).unwrap();
+    zone.ok(stays, &["node", "remove", out]);
+    assert_eq!(zone.nodes(stays).len(), 2);
+    until("one vote of two nodes", || (zone.voters(stays) == 1).then_some(()));
+    zone.ok(stays, &["backup"]);
+}
+
+#[test]
+fn a_source_of_a_node_that_is_away_waits_and_the_others_go_on() {
+    let mut zone = Zone::new();
+    let (mine, theirs) = (zone.path("mine"), zone.path("theirs"));
+    fill(&mine, 1);
+    fill(&theirs, 2);
+    zone.join(1, "second");
+    zone.ok(0, &["source", "add", mine.to_str().unwrap(), "--copies", "1"]);
+    zone.ok(1, &["source", "add", theirs.to_str().unwrap(), "--copies", "1"]);
+    zone.kill(1);
+    let o = zone.run(0, &["backup"]);
+    assert_eq!(o.status.code(), Some(3), "{}", text(&o));
+    assert!(text(&o).contains("waits for second"), "{}", text(&o));
+    // What this node can read is packed.
+    let status = zone.ok(0, &["status"]);
+    assert!(status.contains("1 of 2 sources done"), "{status}");
+    // It comes back, and the checkpoint is finished without a word.
+    zone.start(1);
+    until("the checkpoint is done", || {
+        let c = zone.json(0, &["checkpoints"]);
+        (c["checkpoints"].as_array().unwrap().len() == 1).then_some(())
+    });
+    zone.ok(0, &["restore", "latest", "--to", zone.path("out").to_str().unwrap()]);
+    for dir in [&mine, &theirs] {
+        same(dir, &zone.path("out").join(dir.strip_prefix("/").unwrap()));
+    }
+    // Wiped, it is a stranger; joined again, it is a new node.
+    zone.kill(1);
+    std::fs::remove_dir_all(zone.home(1)).unwrap();
+    zone.join(1, "second-again");
+    assert_eq!(zone.nodes(0).len(), 3);
+    zone.ok(0, &["node", "replace", "second", "second-again"]);
+    assert_eq!(zone.nodes(0).len(), 2);
+    let made = zone.json(0, &["backup"]);
+    assert_eq!(made["complete"].as_bool(), Some(true), "{made}");
+}
