@@ -106,6 +106,8 @@ pub(crate) struct Parts {
     /// Those it knew before its log did.
     introduced: Vec<NodeId>,
     wait: Duration,
+    /// Set when the node stops: nobody waits for an answer any more.
+    stopping: tokio::sync::watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -136,7 +138,7 @@ impl Cluster {
             Some(_) => store.membership().nodes().map(|(id, peer)| (*id, peer.clone())).collect(),
             None => settings.introduced,
         };
-        let view = MemberView::new(peers::members(settings.zone, 0, &begun, (me, &key))?);
+        let view = MemberView::new(peers::members(settings.zone, 0, &begun, &BTreeMap::new(), (me, &key))?);
         let services = Services::new();
         let config = Config {
             identity,
@@ -153,8 +155,17 @@ impl Cluster {
         let consensus = Consensus::start(store, me, &raft, links).await?;
         let address = if settings.address.is_empty() { endpoint.local_addr().to_string() } else { settings.address };
         let introduced = begun.keys().copied().filter(|id| *id != me).collect();
-        let parts =
-            Arc::new(Parts { me, key, address, consensus, endpoint, services: services.clone(), introduced, wait });
+        let parts = Arc::new(Parts {
+            me,
+            key,
+            address,
+            consensus,
+            endpoint,
+            services: services.clone(),
+            introduced,
+            wait,
+            stopping: tokio::sync::watch::Sender::new(false),
+        });
         forward::serve(&services, &parts);
         tokio::spawn(peers::follow(Arc::downgrade(&parts), view, begun));
         tokio::spawn(forward::announce(Arc::downgrade(&parts)));
@@ -178,7 +189,23 @@ impl Cluster {
 
     /// The state with everything in it that was acknowledged before this was called.
     pub fn linearizable(&self) -> Result<Arc<State>, CommandError> {
-        self.block(self.parts.consensus.linearizable()).map_err(CommandError::from)
+        self.unless_stopping(async { self.parts.consensus.linearizable().await.map_err(CommandError::from) })
+    }
+
+    /// Ends all waiting for the zone: what was proposed may or may not come about.
+    pub fn stop_waiting(&self) {
+        self.parts.stopping.send_replace(true);
+    }
+
+    fn unless_stopping<T>(&self, what: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+        let mut stopping = self.parts.stopping.subscribe();
+        self.block(async {
+            tokio::select! {
+                biased;
+                _ = stopping.wait_for(|s| *s) => Err(CommandError::Unknown),
+                done = what => done,
+            }
+        })
     }
 
     /// How the node stands.
@@ -189,7 +216,7 @@ impl Cluster {
     /// Proposes a command, on whichever node leads. When this returns `Ok`, a majority has it on disk.
     pub fn propose(&self, command: &Command) -> Result<Reply, CommandError> {
         let entry = Entry::new(now_ms(), self.parts.me, command)?;
-        let reply = self.block(forward::propose(&self.parts, entry))?;
+        let reply = self.unless_stopping(forward::propose(&self.parts, entry))?;
         match reply.refused {
             Some(why) => Err(CommandError::Refused { code: why.code, text: why.text }),
             None => Ok(reply),

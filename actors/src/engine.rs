@@ -85,6 +85,7 @@ impl Engine {
     /// Tells all steps to stop and waits for their threads.
     pub fn stop(&mut self) {
         self.node.stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.node.cluster.stop_waiting();
         for r in self.node.board.running() {
             r.stop.store(true, std::sync::atomic::Ordering::SeqCst);
         }

@@ -243,3 +243,43 @@ fn a_source_of_a_node_that_is_away_waits_and_the_others_go_on() {
     let made = zone.json(0, &["backup"]);
     assert_eq!(made["complete"].as_bool(), Some(true), "{made}");
 }
+
+/// A home that is put back from an older copy has forgotten what it promised: it must not speak for the node again.
+#[test]
+fn an_old_copy_of_a_disk_is_not_taken_for_the_node() {
+    let mut zone = Zone::new();
+    zone.join(1, "second");
+    zone.join(2, "third");
+    until("three votes", || (zone.voters(0) == 3).then_some(()));
+    zone.kill(2);
+    let kept = zone.path("old-copy");
+    let copy = |from: &Path, to: &Path| {
+        let o = Command::new("cp").arg("-a").arg(from).arg(to).output().unwrap();
+        assert!(o.status.success(), "{}", text(&o));
+    };
+    copy(&zone.home(2), &kept);
+    // It starts twice more, then its disk is put back.
+    for _ in 0..2 {
+        zone.start(2);
+        until("its start is known", || {
+            zone.nodes(0).iter().find(|n| n["name"] == "third" && n["heard_seconds"] == 0).map(|_| ())
+        });
+        until("it holds a vote", || (zone.voters(2) == 3).then_some(()));
+        zone.kill(2);
+    }
+    std::fs::remove_dir_all(zone.home(2)).unwrap();
+    copy(&kept, &zone.home(2));
+    let mut child = zone
+        .command(2, &["up", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The others do not listen to it, whatever it does; they go on.
+    until("the others have a leader", || zone.nodes(0).iter().find(|n| n["role"] == "leader").map(|_| ()));
+    std::thread::sleep(Duration::from_secs(3));
+    let heard = zone.nodes(0).iter().find(|n| n["name"] == "third").unwrap()["heard_seconds"].as_u64();
+    assert!(heard.is_none_or(|s| s >= 2), "it was heard {heard:?} s ago");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

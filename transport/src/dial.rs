@@ -71,6 +71,10 @@ impl Peer {
         self.with(|s| {
             if s.addresses != addresses {
                 s.wait = None; // What failed were other addresses.
+                // A link to a place where it no longer is would only be noticed when it has been idle for long.
+                if s.link.as_ref().is_some_and(|l| !addresses.contains(&l.connection.remote_address())) {
+                    s.link = None;
+                }
                 s.addresses = addresses;
             }
         });

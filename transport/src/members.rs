@@ -111,6 +111,8 @@ struct Live {
     node: NodeId,
     key: [u8; 32],
     direction: Direction,
+    /// The node's start that this connection is with.
+    incarnation: u64,
     connection: quinn::Connection,
 }
 
@@ -195,6 +197,15 @@ impl MemberView {
             return Err(NotAdmitted::Stale { shown: incarnation, known });
         }
         state.shown.insert(node, incarnation);
+        // Its process was started again: what goes to the one before goes nowhere, and would only be noticed when the
+        // connection has been idle for long.
+        state.live.retain(|_, live| {
+            let gone = live.node == node && live.incarnation < incarnation;
+            if gone {
+                live.connection.close(close::REPLACED.into(), b"the node was started again");
+            }
+            !gone
+        });
         if direction == Direction::Accepted {
             state.live.retain(|_, live| {
                 let older = live.node == node && live.direction == Direction::Accepted;
@@ -206,7 +217,7 @@ impl MemberView {
         }
         let id = state.next;
         state.next += 1;
-        state.live.insert(id, Live { node, key: *key, direction, connection: connection.clone() });
+        state.live.insert(id, Live { node, key: *key, direction, incarnation, connection: connection.clone() });
         Ok(Admission { view: self.clone(), id })
     }
 

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::time::timeout;
 use zoneward_consensus::limits::{CHUNK_WAIT_MS, FRAME_LEN_MAX};
+use zoneward_consensus::model::State;
 use zoneward_consensus::raft::{Answer, Peer, Peers, SendError};
 use zoneward_sectors::ids::{NodeId, ZoneId};
 use zoneward_transport::limits::{DEADLINE_MS_MAX, RPC_BODY_MAX};
@@ -37,17 +38,23 @@ impl Peers for Links {
     }
 }
 
+/// The numbers of the nodes' last starts that the zone knows of: what shows less runs on an old copy of its disk.
+fn starts(state: &State) -> BTreeMap<NodeId, u64> {
+    state.nodes.values().map(|n| (n.id, n.incarnation)).collect()
+}
+
 /// The membership for the links. A node without a key was never on a network: nobody can be it.
 pub(super) fn members(
     zone: ZoneId,
     revision: u64,
     nodes: &BTreeMap<NodeId, Peer>,
+    starts: &BTreeMap<NodeId, u64>,
     (me, key): (NodeId, &str),
 ) -> Result<Members, MembersError> {
     let keys = nodes.iter().map(|(id, peer)| (*id, if *id == me { key } else { &peer.public_key[..] }));
     let known = keys.filter_map(|(id, key)| {
         let key: [u8; 32] = STANDARD.decode(key).ok()?.try_into().ok()?;
-        Some((id, Member { key, incarnation_min: 0 }))
+        Some((id, Member { key, incarnation_min: starts.get(&id).copied().unwrap_or(0) }))
     });
     Members::new(zone, revision, known)
 }
@@ -67,18 +74,19 @@ pub(super) async fn set_addresses(endpoint: &Endpoint, me: NodeId, nodes: &BTree
 }
 
 /// Keeps the links' membership that of the zone, until the node stops.
-pub(super) async fn follow(parts: Weak<Parts>, view: MemberView, mut shown: BTreeMap<NodeId, Peer>) {
+pub(super) async fn follow(parts: Weak<Parts>, view: MemberView, shown: BTreeMap<NodeId, Peer>) {
     let mut applied = None;
+    let mut shown = (shown, BTreeMap::new());
     loop {
         let Some(p) = parts.upgrade() else { return };
-        let now = p.consensus.known();
+        let now = (p.consensus.known(), starts(&p.consensus.view()));
         // A node that has joined and has no log yet goes on with those it was introduced to.
-        if now != shown && !now.is_empty() {
+        if now != shown && !now.0.is_empty() {
             let snapshot = view.snapshot();
             // A membership with two nodes of one key is refused and the one before it stays in force.
-            let next = members(snapshot.zone(), snapshot.revision() + 1, &now, (p.me, &p.key));
-            if next.and_then(|next| view.update(next)).is_ok() {
-                set_addresses(&p.endpoint, p.me, &now).await;
+            let next = members(snapshot.zone(), snapshot.revision() + 1, &now.0, &now.1, (p.me, &p.key));
+            if next.and_then(|next| view.update(next)).is_ok() && now.0 != shown.0 {
+                set_addresses(&p.endpoint, p.me, &now.0).await;
             }
             shown = now;
         }
