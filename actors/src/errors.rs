@@ -63,6 +63,8 @@ pub enum ZoneError {
     Command(#[from] CommandError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    #[error("this node is a witness: it votes, and has no key to the zone's data")]
+    Witness,
     /// What was begun under the lease does not count any more; nothing that was acknowledged is touched.
     #[error("the lease on this work has ended: another node goes on with it")]
     LeaseEnded,

@@ -41,6 +41,12 @@ const INTRODUCTION_LEN_MAX: u64 = 1 << 20;
 struct Payload {
     introduction: Introduction,
     certificate: String,
+    /// What a witness is not given.
+    keys: Option<Keys>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Keys {
     /// Base64 of the zone's secret, as it lies in a home.
     zone_secret: String,
     /// Base64 of the owner's sealed keys.
@@ -187,7 +193,10 @@ impl Host {
             Some(n) => n.certificate.clone(),
             None => signature(&node, &token, joiner, &public_key).await?,
         };
-        let owner = *node.parts.owner().sign_public();
+        let owner = view.zone.as_ref().and_then(|z| STANDARD.decode(&z.owner_sign_public).ok());
+        let owner: [u8; 32] = owner
+            .and_then(|o| o.try_into().ok())
+            .ok_or_else(|| operator("the owner's signing key is not known here".into()))?;
         let parsed = STANDARD.decode(&certificate).ok().and_then(|b| NodeCertificate::parse(&b).ok());
         let fits =
             |c: &NodeCertificate| c.verify(&owner).is_ok() && (c.node, c.public_key) == (joiner.node, joiner.key);
@@ -250,8 +259,16 @@ impl JoinHost for Host {
             let state = node.cluster.applied_node(joiner.node).await.map_err(|e| failed(&e.to_string()))?;
             let zone = state.zone.as_ref().ok_or_else(|| failed("the zone is unknown"))?;
             let record = state.nodes.get(&joiner.node).ok_or_else(|| failed("the node is unknown"))?;
-            let path = node.parts.home.owner_key();
-            let owner_key = fsx::read_limited(&path, 1 << 16).map_err(|_| failed("the owner's key cannot be read"))?;
+            let keys = match joiner.role {
+                zoneward_transport::Role::Witness => None,
+                zoneward_transport::Role::Full => {
+                    let parts = node.parts.as_ref().ok_or_else(|| failed("a witness has no keys to hand over"))?;
+                    let owner_key = fsx::read_limited(&parts.home.owner_key(), 1 << 16);
+                    let owner_key = owner_key.map_err(|_| failed("the owner's key cannot be read"))?;
+                    let zone_secret = STANDARD.encode(parts.secret().to_json());
+                    Some(Keys { zone_secret, owner_key: STANDARD.encode(owner_key) })
+                }
+            };
             let members = node.cluster.members().into_iter().filter(|(id, _)| *id != joiner.node).collect();
             let payload = Payload {
                 introduction: Introduction {
@@ -261,8 +278,7 @@ impl JoinHost for Host {
                     members,
                 },
                 certificate: record.certificate.clone(),
-                zone_secret: STANDARD.encode(node.parts.secret().to_json()),
-                owner_key: STANDARD.encode(owner_key),
+                keys,
             };
             serde_json::to_vec(&payload).map_err(|_| failed("the introduction cannot be written"))
         })
@@ -315,16 +331,21 @@ pub fn join(dir: &Path, invite: &Invite) -> Result<Joined, JoinFailed> {
     }
     let certificate = NodeCertificate::parse(&decode(&payload.certificate, "the certificate")?);
     let certificate = certificate.map_err(|e| JoinFailed::Payload(e.to_string()))?;
-    let secret = ZoneSecret::from_json(&decode(&payload.zone_secret, "the zone's secret")?);
-    let secret = secret.map_err(ZoneError::from)?;
-    let keys = decode(&payload.owner_key, "the owner's keys")?;
-    let keyfile = OwnerKeyFile::from_bytes(&keys).map_err(|e| JoinFailed::Payload(e.to_string()))?;
-    if *keyfile.public().sign_public() != owner {
-        return Err(bad("the owner's keys are another's"));
+    if payload.keys.is_none() && invite.role == zoneward_transport::Role::Full {
+        return Err(bad("it has no keys"));
     }
     let write = |path: &Path, bytes: &[u8]| fsx::write_durably(path, bytes, 0o600).map_err(io_at("write", path));
-    write(&home.zone_secret(), &secret.to_json())?;
-    write(&home.owner_key(), &keyfile.to_bytes())?;
+    if let Some(keys) = &payload.keys {
+        let secret = ZoneSecret::from_json(&decode(&keys.zone_secret, "the zone's secret")?);
+        let secret = secret.map_err(ZoneError::from)?;
+        let sealed = decode(&keys.owner_key, "the owner's keys")?;
+        let keyfile = OwnerKeyFile::from_bytes(&sealed).map_err(|e| JoinFailed::Payload(e.to_string()))?;
+        if *keyfile.public().sign_public() != owner {
+            return Err(bad("the owner's keys are another's"));
+        }
+        write(&home.zone_secret(), &secret.to_json())?;
+        write(&home.owner_key(), &keyfile.to_bytes())?;
+    }
     node.certified(&home.secrets(), certificate, &owner).map_err(ZoneError::from)?;
     let json = serde_json::to_vec_pretty(&payload.introduction).map_err(|e| JoinFailed::Payload(e.to_string()))?;
     write(&home.dir().join(FILE), &json)?;

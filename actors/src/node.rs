@@ -29,7 +29,8 @@ const REPORT_MS: u64 = 1_000;
 /// A node at work.
 pub struct Node {
     pub cluster: Arc<Cluster>,
-    pub parts: ZoneParts,
+    /// What its work needs; a witness has none of it.
+    pub parts: Option<ZoneParts>,
     /// The number of this start.
     pub incarnation: u64,
     pub version: &'static str,
@@ -98,7 +99,7 @@ impl std::fmt::Debug for Node {
 impl Node {
     pub fn new(
         cluster: Arc<Cluster>,
-        parts: ZoneParts,
+        parts: Option<ZoneParts>,
         incarnation: u64,
         version: &'static str,
         threads: usize,
@@ -126,9 +127,10 @@ impl Node {
     }
 
     /// A handle on the zone that works under a lease, or under none.
-    pub fn zone(self: &Arc<Self>, epoch: Option<u64>) -> Zone {
+    pub fn zone(self: &Arc<Self>, epoch: Option<u64>) -> Result<Zone, ZoneError> {
         let targets = lock(&self.reach).open.clone();
-        self.parts.handle(self.clone(), epoch, targets)
+        let parts = self.parts.as_ref().ok_or(ZoneError::Witness)?;
+        Ok(parts.handle(self.clone(), epoch, targets))
     }
 
     /// Whether this node can use a target now.
@@ -148,6 +150,9 @@ impl Node {
 
     /// Opens the targets that are new, tries those again that were away, and lets go of those that do not answer.
     pub fn look_at_targets(&self) {
+        if self.parts.is_none() {
+            return;
+        }
         let view = self.cluster.view();
         let known = lock(&self.reach).open.clone();
         let mut next = Reach::default();

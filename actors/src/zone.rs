@@ -246,9 +246,14 @@ impl ZoneParts {
         let sign = STANDARD.decode(&zone.owner_sign_public).map_err(|_| bad_key("the owner's signing key"))?;
         let sign: [u8; 32] = sign.try_into().map_err(|_| bad_key("the owner's signing key"))?;
         let owner = OwnerPublic::new(&spki, sign).map_err(|_| bad_key("the owner's public key"))?;
+        let witness = |n: &zoneward_consensus::model::Node| n.standing == zoneward_consensus::model::Standing::Witness;
+        let identity = NodeIdentity::load(&home.secrets(), &sign)?;
+        if state.nodes.get(&identity.node()).is_some_and(witness) {
+            return Err(ZoneError::Witness);
+        }
+        let identity = Arc::new(identity);
         let secret = ZoneSecret::from_json(&read_secret(&home.zone_secret())?)?;
         let keys = Arc::new(ZoneKeys::derive(zone.id, &secret));
-        let identity = Arc::new(NodeIdentity::load(&home.secrets(), &sign)?);
         let (secret, owner, table) = (Arc::new(secret), Arc::new(owner), SectorTable::default());
         Ok(Self { home, keys, secret, identity, owner, table })
     }

@@ -63,6 +63,8 @@ pub enum Command {
     Check(CheckArgs),
     /// How the zone is: last backup, copies, what is not yet safe
     Status,
+    /// Status, live, until Ctrl-C
+    Top,
     /// Run this node: its place in the cluster, its schedule, its share of the work
     Up(UpArgs),
     /// Make this device a node of a zone, with the code that a member's `node invite` printed

@@ -92,6 +92,7 @@ pub fn run(cli: Cli) -> Result<i32, Failure> {
         Command::Restore(a) => restore::restore(g, out, &a),
         Command::Check(a) => check::check(g, out, &a),
         Command::Status => status::status(g, out),
+        Command::Top => status::top(g, out),
         Command::Up(a) => up::up(g, out, &a),
         Command::Join(a) => up::join(g, out, &a),
         Command::Node(c) => node::node(g, out, c),

@@ -41,6 +41,8 @@ pub struct Settings {
 /// A running daemon. Dropping it stops it.
 pub struct Daemon {
     pub node: Arc<Node>,
+    /// Held so that nobody else works here.
+    _home: Arc<Home>,
     engine: Engine,
     server: Option<(actix_web::dev::ServerHandle, JoinHandle<std::io::Result<()>>)>,
 }
@@ -97,7 +99,10 @@ impl Daemon {
         let parts = loop {
             let view = cluster.view();
             if view.zone.is_some() && view.nodes.contains_key(&cluster.node()) {
-                break ZoneParts::of(home.clone(), &view)?;
+                break match ZoneParts::of(home.clone(), &view) {
+                    Err(ZoneError::Witness) => None,
+                    parts => Some(parts?),
+                };
             }
             if stop.load(Ordering::Relaxed) {
                 return Err(ZoneError::Interrupted.into());
@@ -111,7 +116,7 @@ impl Daemon {
             .map_err(|e| Failure::new(2002, exit::FAILED, "the actors cannot be started").why(e.to_string()))?;
         let server = socket::serve(home.dir(), &node, engine.health_board())
             .map_err(|e| Failure::new(2003, exit::FAILED, "the daemon's socket cannot be opened").why(e.to_string()))?;
-        Ok(Self { node, engine, server: Some(server) })
+        Ok(Self { node, _home: home, engine, server: Some(server) })
     }
 
     /// Ends by itself when the node can no longer take part; the text says why.

@@ -7,6 +7,7 @@ use zoneward_consensus::model::NoSuchCheckpoint;
 use zoneward_consensus::store::StoreError;
 use zoneward_sectors::restore::RestoreError;
 use zoneward_targets::{Retry, TargetError};
+use zoneward_transport::identity::IdentityError;
 
 use crate::errors::{Failure, chain, exit};
 
@@ -42,6 +43,9 @@ impl From<ZoneError> for Failure {
             ZoneError::Store(StoreError::Damaged(_)) => Failure::new(1202, exit::DAMAGE, text)
                 .help("the zone can be rebuilt from a target and the recovery kit: docs/rescue/README.md"),
             ZoneError::Store(_) => Failure::new(1203, exit::FAILED, text),
+            ZoneError::Witness => {
+                Failure::new(2027, exit::REFUSED, text).help("ask another node: zoneward node ls there shows them all")
+            }
             ZoneError::Command(e) => of_command(&e),
             ZoneError::Cluster(_) => Failure::new(2041, exit::FAILED, text)
                 .help("is another program listening there? zoneward up --listen ADDR"),
@@ -53,6 +57,8 @@ impl From<ZoneError> for Failure {
             ZoneError::SourceEmpty { .. } | ZoneError::SourceMoved { .. } | ZoneError::Source { .. } => of_source(&e),
             ZoneError::Exposed(_) => Failure::new(1105, exit::REFUSED, text),
             ZoneError::Unfinished => Failure::new(1005, exit::FAILED, text),
+            ZoneError::Identity(IdentityError::Io { .. }) => Failure::new(1004, exit::FAILED, text),
+            ZoneError::Identity(IdentityError::Readable { .. }) => Failure::new(1105, exit::REFUSED, text),
             ZoneError::Secret(_) | ZoneError::Identity(_) | ZoneError::State { .. } => {
                 Failure::new(1204, exit::DAMAGE, text)
                     .help("the zone can be rebuilt from a target and the recovery kit: docs/rescue/README.md")

@@ -109,16 +109,20 @@ impl Zone {
     }
 
     /// A code of node `i`, and the command that stays with it.
-    fn invite(&self, i: usize, name: &str) -> (String, Child) {
-        let mut child =
-            self.command(i, &["--quiet", "node", "invite", "--name", name]).stdout(Stdio::piped()).spawn().unwrap();
+    fn invite(&self, i: usize, name: &str, more: &[&str]) -> (String, Child) {
+        let mut command = self.command(i, &["--quiet", "node", "invite", "--name", name]);
+        let mut child = command.args(more).stdout(Stdio::piped()).spawn().unwrap();
         let mut code = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut code).unwrap();
         (code.trim().to_owned(), child)
     }
 
     fn join(&mut self, i: usize, name: &str) -> String {
-        let (code, mut stays) = self.invite(0, name);
+        self.join_as(i, name, &[])
+    }
+
+    fn join_as(&mut self, i: usize, name: &str, more: &[&str]) -> String {
+        let (code, mut stays) = self.invite(0, name, more);
         self.ok(i, &["join", &code]);
         assert!(stays.wait().unwrap().success());
         self.start(i);
@@ -282,4 +286,24 @@ fn an_old_copy_of_a_disk_is_not_taken_for_the_node() {
     assert!(heard.is_none_or(|s| s >= 2), "it was heard {heard:?} s ago");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// Two nodes and a witness: either node may die, and the witness never had a key.
+#[test]
+fn a_witness_lets_either_of_two_nodes_die() {
+    let mut zone = Zone::new();
+    let source = zone.path("source");
+    fill(&source, 1);
+    zone.join(1, "second");
+    zone.join_as(2, "witness", &["--witness"]);
+    until("three votes", || (zone.voters(0) == 3).then_some(()));
+    for file in ["secrets/zone-secret", "owner-key.json"] {
+        assert!(zone.home(1).join(file).exists() && !zone.home(2).join(file).exists(), "{file}");
+    }
+    let asked = zone.run(2, &["checkpoints"]);
+    assert_eq!(asked.status.code(), Some(4), "{}", text(&asked));
+    zone.ok(0, &["source", "add", source.to_str().unwrap(), "--shared", "--copies", "1"]);
+    zone.kill(0);
+    let made = zone.json(1, &["backup"]);
+    assert_eq!(made["complete"].as_bool(), Some(true), "{made}");
 }

@@ -38,8 +38,10 @@ pub fn claim_and_do(role: Role, node: &Arc<Node>, work: Vec<Work>) -> Result<boo
     let lease = state.leases.values().find(|l| l.node == node.id() && l.work == work);
     let Some(epoch) = lease.map(|l| l.epoch) else { return Ok(false) };
     let shown = node.board.show(Running::new(epoch, kind(role, &work), work.clone()));
-    let mut zone = node.zone(Some(epoch));
-    let done = meter(&shown.running, |progress| step(&mut zone, node, &work, progress));
+    let done = node.zone(Some(epoch)).and_then(|mut zone| {
+        // A step begins with the state in which it was claimed.
+        meter(&shown.running, |progress| step(&mut zone, node, &work, progress))
+    });
     drop(shown);
     // Whatever came of it: what is not done is free for the next to claim.
     match node.propose(Command::EndLease { epoch }) {

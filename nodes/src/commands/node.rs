@@ -14,6 +14,7 @@ use zoneward_consensus::command::Command;
 use zoneward_consensus::model::Standing;
 use zoneward_sectors::cert::NodeCertificate;
 use zoneward_sectors::ids::{Digest, NodeId};
+use zoneward_transport::limits::INVITE_ADDRESSES_MAX;
 use zoneward_transport::{Invite, Role, zone_fingerprint};
 
 use super::{keys, node_by_name, open, serving};
@@ -171,13 +172,12 @@ fn need_daemon(g: &Global) -> Result<Client, Failure> {
     })
 }
 
-/// The addresses that a joiner is told: this node's and those of the others.
+/// The addresses that a joiner is told: the invite is open on this node alone.
 fn addresses(status: &Status) -> Vec<SocketAddr> {
-    let mine = status.members.get(&status.node);
-    let others = status.members.iter().filter(|(id, _)| **id != status.node).map(|(_, p)| p);
-    // The invite is open on this node alone, so its own address comes first.
-    let all = mine.into_iter().chain(others).filter_map(|p| p.address.to_socket_addrs().ok()?.next());
-    all.take(1).collect()
+    let all = status.address.to_socket_addrs().map(Iterator::collect);
+    let mut all: Vec<SocketAddr> = all.unwrap_or_default();
+    all.truncate(INVITE_ADDRESSES_MAX);
+    all
 }
 
 fn invite(g: &Global, out: Out, a: &InviteArgs) -> Result<i32, Failure> {
@@ -194,7 +194,7 @@ fn invite(g: &Global, out: Out, a: &InviteArgs) -> Result<i32, Failure> {
             .to_socket_addrs()
             .map(Iterator::collect)
             .map_err(|e| Failure::new(2004, exit::USAGE, format!("{address:?} is no address")).why(e.to_string()))?;
-        to.truncate(1);
+        to.truncate(INVITE_ADDRESSES_MAX);
     }
     let invite = Invite::new(id, zone_fingerprint(zone.owner().sign_public()), to, expires, role)
         .map_err(|e| Failure::new(2022, exit::FAILED, "no invite can be made").why(e.to_string()))?;

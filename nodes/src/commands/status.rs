@@ -9,7 +9,7 @@ use zoneward_consensus::plan::{Work, plan};
 use super::{node, open, serving};
 use crate::cli::Global;
 use crate::daemon::local::Status;
-use crate::errors::{Failure, exit};
+use crate::errors::Failure;
 use crate::output::Out;
 use crate::units::{bytes, count, duration, local_time, plural, show_path, utc_time};
 
@@ -127,75 +127,130 @@ pub(crate) fn step_line(s: &StepReport, node: &str) -> String {
     format!("{:<8} {node:<12} {}  {part}  {pace}{room}", s.kind, s.label)
 }
 
-fn show_cluster(out: Out, zone: &Zone, status: &Status) {
+fn cluster_lines(out: &mut Vec<String>, zone: &Zone, status: &Status) {
     let name = |id| zone.state().nodes.get(id).map_or_else(|| format!("{:.8}", format!("{id}")), |n| n.name.clone());
-    out.answer(match &status.leader {
+    out.push(match &status.leader {
         Some(l) => format!("leader {}", name(l)),
         None => "leader: none is heard".into(),
     });
     for (id, n) in node::known(zone, Some(status)) {
-        out.answer(format!("  {}", node::line(id, &n, zone.node())));
+        out.push(format!("  {}", node::line(id, &n, zone.node())));
     }
     let steps: Vec<_> = status.reports.values().flat_map(|r| r.steps.iter().map(|s| (r.node, s))).collect();
     if !steps.is_empty() {
-        out.answer("running:");
-        steps.iter().for_each(|(id, s)| out.answer(format!("  {}", step_line(s, &name(id)))));
+        out.push("running:".into());
+        steps.iter().for_each(|(id, s)| out.push(format!("  {}", step_line(s, &name(id)))));
     }
 }
 
-pub fn status(g: &Global, out: Out) -> Result<i32, Failure> {
-    let zone = open(g)?;
-    let served = serving(g).map(|c| c.status()).transpose().map_err(node::client_failed)?;
+/// How the zone is, as lines for a person.
+fn lines(zone: &Zone, served: Option<&Status>) -> Vec<String> {
     let state = zone.state();
-    let Some(z) = state.zone.as_ref() else { return Ok(exit::NO_ZONE) };
-    let last = state.complete().last().copied().cloned();
-    let sealed: Vec<_> = state.sectors.values().filter(|s| s.is_sealed()).collect();
-    let stored =
-        state.copies.values().filter(|c| c.is_stored()).fold((0u64, 0u64), |(n, b), c| (n + 1, b + c.stored_len));
-    let read = state.copies.values().filter(|c| c.is_stored()).map(|c| c.read_ms.unwrap_or(0)).min();
-    let concerns = concerns(&zone, served.as_ref());
-    out.json(&serde_json::json!({
-        "schema": "zoneward.status/1", "zone": z.id, "name": z.name, "home": zone.home.dir(), "owner_fingerprint": z.owner_fingerprint,
-        "nodes": state.nodes.len(), "sources": state.sources.len(), "targets": state.targets.len(), "checkpoints": state.complete().len(),
-        "last_checkpoint": last.as_ref().map(|c| serde_json::json!({"id": c.id, "seq": c.seq, "started": utc_time(c.started_ms), "published": c.state == CheckpointState::Published})),
-        "sectors": sealed.len(), "copies": stored.0, "stored_bytes": stored.1, "all_read": read.filter(|t| *t > 0).map(utc_time), "concerns": concerns,
-        "running": state.running().map(|c| c.seq), "daemon": served,
-    }));
-    out.answer(format!("zone {}  {}", z.name, z.id));
-    out.answer(format!("home {}", zone.home.dir().display()));
-    if let Some(s) = &served {
-        show_cluster(out, &zone, s);
+    let mut out = Vec::new();
+    let name = state.zone.as_ref().map_or_else(String::new, |z| format!("zone {}  {}", z.name, z.id));
+    out.push(name);
+    out.push(format!("home {}", zone.home.dir().display()));
+    if let Some(s) = served {
+        cluster_lines(&mut out, zone, s);
     }
     if let Some(c) = state.running().filter(|_| served.is_some()) {
         let done = c.tasks.iter().filter(|t| t.state != TaskState::Running).count();
-        out.answer(format!("checkpoint {} is being made: {done} of {} sources done", c.seq, c.tasks.len()));
+        out.push(format!("checkpoint {} is being made: {done} of {} sources done", c.seq, c.tasks.len()));
     }
-    match &last {
-        Some(c) => out.answer(format!(
+    match state.complete().last() {
+        Some(c) => out.push(format!(
             "last checkpoint {} ({:.8}), {} ago",
             c.seq,
             c.id.to_string(),
             duration(now_ms().saturating_sub(c.started_ms) as f64 / 1000.0)
         )),
-        None => out.answer("last checkpoint: none"),
+        None => out.push("last checkpoint: none".into()),
     }
-    out.answer(format!(
+    let (copies, stored) = stored(state);
+    out.push(format!(
         "{}, {}; {} in {} on {}",
         plural(state.sources.len() as u64, "source", "sources"),
         plural(state.complete().len() as u64, "checkpoint", "checkpoints"),
-        bytes(stored.1),
-        plural(stored.0, "backup sector", "backup sectors"),
+        bytes(stored),
+        plural(copies, "backup sector", "backup sectors"),
         plural(state.targets.len() as u64, "target", "targets")
     ));
-    match read.filter(|t| *t > 0) {
-        Some(t) => out.answer(format!("every stored byte was last read and found whole on {}", local_time(t))),
-        None => out.answer("not every stored byte has been read back yet: zoneward check --read-data"),
+    match all_read(state) {
+        Some(t) => out.push(format!("every stored byte was last read and found whole on {}", local_time(t))),
+        None => out.push("not every stored byte has been read back yet: zoneward check --read-data".into()),
     }
+    let concerns = concerns(zone, served);
     if concerns.is_empty() {
-        out.answer("nothing needs attention");
+        out.push("nothing needs attention".into());
     } else {
-        out.answer(format!("{} to look at:", count(concerns.len() as u64)));
-        concerns.iter().for_each(|c| out.answer(format!("  - {c}")));
+        out.push(format!("{} to look at:", count(concerns.len() as u64)));
+        out.extend(concerns.iter().map(|c| format!("  - {c}")));
     }
+    out
+}
+
+/// Stored copies and their bytes.
+fn stored(state: &State) -> (u64, u64) {
+    state.copies.values().filter(|c| c.is_stored()).fold((0, 0), |(n, b), c| (n + 1, b + c.stored_len))
+}
+
+/// When the copy was read that was read longest ago; `None` if one never was.
+fn all_read(state: &State) -> Option<u64> {
+    let read = state.copies.values().filter(|c| c.is_stored()).map(|c| c.read_ms.unwrap_or(0)).min();
+    read.filter(|t| *t > 0)
+}
+
+fn json(zone: &Zone, served: Option<&Status>) -> serde_json::Value {
+    let state = zone.state();
+    let last = state.complete().last().copied().map(|c| {
+        let published = c.state == CheckpointState::Published;
+        serde_json::json!({"id": c.id, "seq": c.seq, "started": utc_time(c.started_ms), "published": published})
+    });
+    let (copies, stored_bytes) = stored(state);
+    let z = state.zone.as_ref();
+    serde_json::json!({
+        "schema": "zoneward.status/1", "zone": z.map(|z| z.id), "name": z.map(|z| &z.name), "home": zone.home.dir(),
+        "owner_fingerprint": z.map(|z| z.owner_fingerprint), "nodes": state.nodes.len(), "sources": state.sources.len(),
+        "targets": state.targets.len(), "checkpoints": state.complete().len(), "last_checkpoint": last,
+        "sectors": state.sectors.values().filter(|s| s.is_sealed()).count(), "copies": copies,
+        "stored_bytes": stored_bytes, "all_read": all_read(state).map(utc_time), "concerns": concerns(zone, served),
+        "running": state.running().map(|c| c.seq), "daemon": served,
+    })
+}
+
+pub fn status(g: &Global, out: Out) -> Result<i32, Failure> {
+    let zone = open(g)?;
+    let served = serving(g).map(|c| c.status()).transpose().map_err(node::client_failed)?;
+    out.json(&json(&zone, served.as_ref()));
+    lines(&zone, served.as_ref()).iter().for_each(|l| out.answer(l));
+    Ok(0)
+}
+
+/// The same, live: drawn again each second until Ctrl-C. Where there is no terminal it is drawn once.
+pub fn top(g: &Global, out: Out) -> Result<i32, Failure> {
+    use std::io::{IsTerminal, Write};
+    let mut screen = std::io::stdout();
+    if out.json || !screen.is_terminal() {
+        return status(g, out);
+    }
+    let stop = crate::interrupt::stop();
+    let mut zone = open(g)?;
+    let client = serving(g);
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        zone.refresh();
+        let served = client.as_ref().map(|c| c.status()).transpose().map_err(node::client_failed)?;
+        // Home, each line to its end, the rest cleared: nothing flickers.
+        let mut text = String::from("\x1b[H");
+        for line in lines(&zone, served.as_ref()) {
+            text.push_str(&line);
+            text.push_str("\x1b[K\r\n");
+        }
+        text.push_str(&format!("\x1b[K\r\n{}   Ctrl-C ends this\x1b[K\x1b[J", local_time(now_ms())));
+        if screen.write_all(text.as_bytes()).and_then(|()| screen.flush()).is_err() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+    println!();
     Ok(0)
 }

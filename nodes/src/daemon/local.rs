@@ -31,6 +31,8 @@ pub struct Shared {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
     pub node: NodeId,
+    /// Where others reach it.
+    pub address: String,
     pub version: String,
     pub leader: Option<NodeId>,
     pub role: String,
@@ -125,6 +127,7 @@ async fn status(shared: web::Data<Shared>) -> HttpResponse {
     let (node, m) = (&shared.node, shared.node.cluster.metrics());
     HttpResponse::Ok().json(Status {
         node: node.id(),
+        address: node.cluster.address().to_owned(),
         version: node.version.to_owned(),
         leader: m.leader,
         role: role_name(m.role).to_owned(),
