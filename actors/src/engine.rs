@@ -10,6 +10,7 @@
 
 pub mod roles;
 pub mod scheduler;
+mod stage;
 mod steps;
 mod worker;
 
@@ -175,8 +176,13 @@ fn watch(w: &mut Watched, node: &Arc<Node>, health: &HealthBoard) {
 /// Looks at the targets now and then, on a thread of its own: a dead mount may hold a call for minutes.
 fn look_at_targets(node: Arc<Node>) -> JoinHandle<()> {
     std::thread::spawn(move || {
+        // Leftovers take room and nothing else.
+        let _ = node.clean_spool();
         while !node.stopping() {
             node.look_at_targets();
+            node.tell_reach();
+            // A file that cannot be removed now is looked at again.
+            let _ = node.tidy_spool();
             let known = node.cluster.view().targets.len();
             let until = std::time::Instant::now() + Duration::from_millis(TARGETS_MS);
             // A target that was just added is looked at at once.

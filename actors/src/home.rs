@@ -7,6 +7,7 @@
 //! owner-key.json     the owner's sealed keys
 //! catalogs/          local copies of catalog parts
 //! index/             the chunk index (a cache)
+//! spool/             sectors held for another node until all their copies are made: sealed bytes
 //! snapshots/         the newest snapshot of the state, for other nodes
 //! incarnation        counts the starts of this node's daemon
 //! zoneward.sock      where the daemon that serves this home listens
@@ -18,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::LayerId;
+use zoneward_sectors::ids::{CopyId, LayerId};
 
 /// Why a home cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,16 @@ impl Home {
     /// Where the daemon that serves this home listens.
     pub fn socket(dir: &Path) -> PathBuf {
         dir.join("zoneward.sock")
+    }
+
+    /// Sectors that this node holds for another one until all their copies are made.
+    pub fn spool(&self) -> PathBuf {
+        self.dir.join("spool")
+    }
+
+    /// The stored bytes of a copy that is staged here.
+    pub fn staged(&self, copy: CopyId) -> PathBuf {
+        self.dir.join(format!("spool/{copy}.zws"))
     }
 
     /// Snapshots of the zone's state, for nodes that were away for long.

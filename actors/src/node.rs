@@ -9,15 +9,20 @@ use serde::{Deserialize, Serialize};
 use zoneward_consensus::command::Command;
 use zoneward_consensus::effect::took_effect;
 use zoneward_consensus::model::State;
+use zoneward_consensus::plan::staged_in_vain;
 use zoneward_consensus::raft::Role;
-use zoneward_sectors::ids::{NodeId, TargetId};
+use zoneward_sectors::fsx;
+use zoneward_sectors::ids::{CopyId, NodeId, SectorId, TargetId};
+use zoneward_sectors::sector_reader::SectorIn;
 use zoneward_transport::kind;
 
 use crate::board::{Board, StepReport};
 use crate::clock::now_ms;
 use crate::cluster::{Cluster, CommandError};
 use crate::errors::ZoneError;
+use crate::home::io_at;
 use crate::open::{Targets, chain};
+use crate::serve::ReadCopy;
 use crate::zone::{Authority, Zone, ZoneParts, open_target};
 
 /// Wait before a command is tried again, ms: doubled up to [`RETRY_MS_MAX`].
@@ -168,6 +173,72 @@ impl Node {
             }
         }
         *lock(&self.reach) = next;
+    }
+
+    /// Tells the zone which targets this node can use, if that has changed. What fails is tried with the next look.
+    pub(crate) fn tell_reach(&self) {
+        let (view, open) = (self.cluster.view(), self.reached());
+        let me = self.id();
+        let differs = view.targets.values().any(|t| t.reached_by.contains(&me) != open.contains_key(&t.id));
+        if self.parts.is_some() && differs {
+            let targets = open.into_keys().collect();
+            let _ = self.cluster.propose(&Command::Reach { targets });
+        }
+    }
+
+    /// Lets go of what this node holds staged and nobody waits for, and of what it no longer has.
+    pub(crate) fn tidy_spool(&self) -> Result<(), ZoneError> {
+        let Some(parts) = &self.parts else { return Ok(()) };
+        let (view, me) = (self.cluster.view(), self.id());
+        let mut gone = staged_in_vain(&view, me);
+        let mine = view.sectors.values().filter_map(|s| Some((s.id, *s.staged.get(&me)?)));
+        let mine: BTreeMap<SectorId, CopyId> = mine.collect();
+        gone.extend(mine.iter().filter(|(_, copy)| !parts.home.staged(**copy).exists()).map(|(s, _)| *s));
+        for sector in gone {
+            // First the zone forgets it, then it goes: nobody relies on what is not there.
+            if self.cluster.propose(&Command::Unstaged { sector }).is_ok()
+                && let Some(copy) = mine.get(&sector)
+            {
+                let path = parts.home.staged(*copy);
+                fsx::remove_file(&path).map_err(io_at("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what an earlier start left in the spool and the zone does not know of.
+    pub(crate) fn clean_spool(&self) -> Result<(), ZoneError> {
+        let Some(parts) = &self.parts else { return Ok(()) };
+        let (view, me, dir) = (self.cluster.view(), self.id(), parts.home.spool());
+        let mine: Vec<_> =
+            view.sectors.values().filter_map(|s| s.staged.get(&me)).map(|c| parts.home.staged(*c)).collect();
+        let entries = match std::fs::read_dir(&dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(io_at("list", &dir))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(io_at("list", &dir))?.path();
+            if !mine.contains(&path) {
+                fsx::remove_file(&path).map_err(io_at("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A range of a copy that this node can read.
+    pub(crate) fn read_copy(&self, range: ReadCopy) -> Result<Vec<u8>, ZoneError> {
+        let view = self.cluster.view();
+        let known = view.copies.get(&range.copy).filter(|c| c.is_stored());
+        let known = known.ok_or_else(|| ZoneError::Sector(format!("no stored copy is called {}", range.copy)))?;
+        let mut bytes = vec![0; range.len as usize];
+        if let Some(target) = self.reached().get(&known.target) {
+            target.read_at(known.alias, known.id, range.offset, &mut bytes)?;
+            return Ok(bytes);
+        }
+        let staged = self.parts.as_ref().and_then(|p| crate::open::staged(&p.home, known.id));
+        let staged = staged.ok_or_else(|| ZoneError::NoTarget("this node cannot read the copy".into()))?;
+        staged.read_at(&mut bytes, range.offset).map_err(|e| ZoneError::Read(e.into()))?;
+        Ok(bytes)
     }
 
     /// True once the process is to end.

@@ -9,12 +9,15 @@ use base64::engine::general_purpose::STANDARD;
 use zoneward_consensus::model::{Copy as BackupCopy, CopyState, State};
 use zoneward_sectors::catalog::SectorTable;
 use zoneward_sectors::crypto::Secret32;
+use zoneward_sectors::fsx;
 use zoneward_sectors::header::Header;
 use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
 use zoneward_sectors::restore::{NoCopy, OpenSectors};
 use zoneward_sectors::sector_reader::{Expected, SectorIn, SectorReadError, SectorReader, read_header};
 use zoneward_sectors::zonekeys::ZoneKeys;
 use zoneward_targets::{Target, TargetError};
+
+use crate::home::Home;
 
 /// The targets of the zone that are open.
 pub type Targets = HashMap<TargetId, Arc<dyn Target>>;
@@ -41,6 +44,25 @@ impl SectorIn for OnTarget {
     }
 }
 
+/// The copy's stored bytes, if this node holds them for another.
+pub(crate) fn staged(home: &Home, copy: CopyId) -> Option<Staged> {
+    // What cannot be opened is not held: another copy may do.
+    fsx::open_read(&home.staged(copy)).ok().map(Staged)
+}
+
+/// A file of the spool.
+pub(crate) struct Staged(std::fs::File);
+
+impl SectorIn for Staged {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        fsx::read_exact_at(&self.0, buf, offset)
+    }
+}
+
 /// What the opener knows of one copy.
 #[derive(Clone)]
 struct Known {
@@ -54,6 +76,8 @@ struct Known {
 
 struct Inner {
     targets: Targets,
+    /// Where copies are staged.
+    home: Arc<Home>,
     keys: Arc<ZoneKeys>,
     owner_sign_public: [u8; 32],
     table: SectorTable,
@@ -80,6 +104,7 @@ impl Opener {
     pub fn new(
         state: &State,
         targets: Targets,
+        home: Arc<Home>,
         keys: Arc<ZoneKeys>,
         owner_sign_public: [u8; 32],
         table: SectorTable,
@@ -98,6 +123,7 @@ impl Opener {
         }
         Self(Arc::new(Inner {
             targets,
+            home,
             keys,
             owner_sign_public,
             table,
@@ -122,8 +148,11 @@ impl Opener {
 
     fn open_known(&self, k: &Known) -> Result<(Header, SectorReader), SectorReadError> {
         let i = &self.0;
-        let target = i.targets.get(&k.target).ok_or_else(|| io::Error::other("its target is not reachable"))?;
-        let input: Arc<dyn SectorIn> = Arc::new(OnTarget(target.reader(k.alias, k.copy).map_err(to_io)?));
+        let input: Arc<dyn SectorIn> = match (i.targets.get(&k.target), staged(&i.home, k.copy)) {
+            (Some(target), _) => Arc::new(OnTarget(target.reader(k.alias, k.copy).map_err(to_io)?)),
+            (None, Some(file)) => Arc::new(file),
+            (None, None) => return Err(io::Error::other("its target is not reachable").into()),
+        };
         let header = read_header(&*input)?;
         if header.core().copy != k.copy || header.core().alias != k.alias {
             return Err(SectorReadError::Other("its header names another copy"));

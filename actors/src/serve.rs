@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use zoneward_consensus::raft::Peer;
-use zoneward_sectors::ids::NodeId;
+use zoneward_sectors::ids::{CopyId, NodeId};
 use zoneward_transport::wire::Retry;
 use zoneward_transport::{Boxed, Handler, Refusal, kind};
 
@@ -43,6 +43,38 @@ pub fn serve(node: &Arc<Node>) {
     let services = node.cluster.services();
     services.serve(kind::REPORT, Arc::new(Report(Arc::downgrade(node))));
     services.serve(kind::MEMBERS, Arc::new(Members(Arc::downgrade(node))));
+    services.serve(kind::READ, Arc::new(Read(Arc::downgrade(node))));
+}
+
+/// A range of a copy's stored bytes, as it lies on its target.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadCopy {
+    pub copy: CopyId,
+    pub offset: u64,
+    pub len: u32,
+}
+
+/// Bytes of one answer.
+pub const READ_LEN_MAX: u32 = 1 << 20;
+
+struct Read(Weak<Node>);
+
+impl Handler for Read {
+    fn handle(&self, _: NodeId, body: Vec<u8>) -> Boxed<'_, Result<Vec<u8>, Refusal>> {
+        Box::pin(async move {
+            let node = alive(&self.0)?;
+            let range: ReadCopy = serde_json::from_slice(&body)
+                .map_err(|e| Refusal::new(Retry::Never, format!("the range cannot be read: {e}")))?;
+            if range.len > READ_LEN_MAX {
+                return Err(Refusal::new(Retry::Never, format!("at most {READ_LEN_MAX} bytes are sent at once")));
+            }
+            // A disk may take its time: consensus and links do not wait for it.
+            let read = tokio::task::spawn_blocking(move || node.read_copy(range));
+            let read = read.await.map_err(|e| Refusal::new(Retry::Later, e.to_string()))?;
+            read.map_err(|e| Refusal::new(Retry::Later, crate::open::chain(&e)))
+        })
+    }
 }
 
 fn alive(node: &Weak<Node>) -> Result<Arc<Node>, Refusal> {

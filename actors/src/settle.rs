@@ -149,7 +149,9 @@ fn do_work(zone: &mut Zone, work: &Work, threads: usize, settled: &mut Settled) 
             Ok(true)
         }
         // A cut checkpoint is carried on by the next backup, which knows what was asked for.
-        Work::ResumeCheckpoint { .. } | Work::Pack { .. } | Work::StoreCheckpoint { .. } => Ok(false),
+        Work::ResumeCheckpoint { .. } | Work::Pack { .. } | Work::StoreCheckpoint { .. } | Work::Stage { .. } => {
+            Ok(false)
+        }
     }
 }
 
@@ -170,6 +172,7 @@ fn describe(zone: &Zone, work: &Work) -> String {
         Work::FinishCheckpoint { .. }
         | Work::ResumeCheckpoint { .. }
         | Work::StoreCheckpoint { .. }
+        | Work::Stage { .. }
         | Work::Pack { .. } => "finishing the checkpoint".into(),
     }
 }

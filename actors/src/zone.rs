@@ -178,7 +178,7 @@ impl Zone {
     /// An opener that knows the copies of this moment.
     pub fn opener(&self) -> Opener {
         let sign = *self.owner.sign_public();
-        Opener::new(self.state(), self.targets.clone(), self.keys.clone(), sign, self.table.clone())
+        Opener::new(self.state(), self.targets.clone(), self.home.clone(), self.keys.clone(), sign, self.table.clone())
     }
 
     pub fn catalogs<'a>(&'a self, opener: &'a Opener) -> Catalogs<'a> {

@@ -145,6 +145,9 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::Claim { incarnation, work } => leases::claim(c, *incarnation, work),
         Command::EndLease { epoch } => leases::end(c, *epoch),
         Command::Under { epoch, command } => leases::under(c, *epoch, command),
+        Command::Reach { targets } => nodes::reach(c, targets),
+        Command::Staged { sector, copy } => sectors::staged(c, *sector, *copy),
+        Command::Unstaged { sector } => sectors::unstaged(c, *sector),
         Command::RefuseTask { checkpoint, refused } => checkpoints::refuse_task(c, *checkpoint, refused),
         Command::AddTarget { .. } => add_target(c, command),
         Command::SetTarget { target, paused, owner_key_hash } => {
@@ -271,6 +274,7 @@ fn add_target(c: &mut Change<'_>, command: &Command) -> Applied {
         paused: false,
         owner_key_hash: None,
         pointer: None,
+        reached_by: BTreeSet::new(),
     };
     c.state.targets.insert(*target, record);
     c.rows.insert(Row::Target(*target));

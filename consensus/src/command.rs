@@ -205,6 +205,19 @@ pub enum Command {
         epoch: u64,
         command: Box<Command>,
     },
+    /// The targets that the sender can use now, all of them.
+    Reach {
+        targets: Vec<TargetId>,
+    },
+    /// The sender holds the stored bytes of this copy.
+    Staged {
+        sector: SectorId,
+        copy: CopyId,
+    },
+    /// The sender no longer holds what it staged of a sector.
+    Unstaged {
+        sector: SectorId,
+    },
     /// A source cannot be backed up now: it keeps what the checkpoint before holds of it.
     RefuseTask {
         checkpoint: CheckpointId,

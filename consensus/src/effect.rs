@@ -85,6 +85,13 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         }
         Command::EndLease { epoch } => !state.leases.contains_key(epoch),
         Command::Under { command, .. } => took_effect(state, node, command),
+        Command::Reach { targets } => {
+            state.targets.values().all(|t| t.reached_by.contains(&node) == targets.contains(&t.id))
+        }
+        Command::Staged { sector, copy } => {
+            state.sectors.get(sector).is_some_and(|s| s.staged.get(&node) == Some(copy))
+        }
+        Command::Unstaged { sector } => state.sectors.get(sector).is_none_or(|s| !s.staged.contains_key(&node)),
         Command::RefuseTask { checkpoint, refused } => {
             state.checkpoints.get(checkpoint).is_some_and(|c| c.refused.contains(refused))
         }

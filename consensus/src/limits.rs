@@ -41,6 +41,10 @@ pub const INVITES_MAX: usize = 32;
 pub const INVITE_MS_MAX: u64 = 7 * 24 * 3_600_000;
 /// Nodes of a zone.
 pub const NODES_MAX: usize = 7;
+/// Sectors to be staged in one round.
+pub const PLAN_STAGE_MAX: usize = 16;
+/// Sectors that a node holds staged for others at once: temporary space is bounded.
+pub const STAGED_MAX: usize = 2;
 /// Bytes of an exported state.
 pub const EXPORT_LEN_MAX: u64 = 1 << 30;
 /// Bytes of a name that a person gives.
@@ -69,4 +73,4 @@ const _: () = assert!(ELECTION_MS.0 > 2 * HEARTBEAT_MS && ELECTION_MS.0 < ELECTI
 const _: () = assert!(WAIT_MS > 2 * (ELECTION_MS.1 + ELECTION_MS.1));
 const _: () = assert!(FRAME_LEN_MAX > COMMAND_LEN_MAX + APPEND_LEN_MAX);
 const _: () = assert!(FRAME_LEN_MAX as u64 > CHUNK_LEN_MAX * 2);
-const _: () = assert!(PLAN_REMOVE_MAX + 2 * PLAN_COPY_MAX < PLAN_MAX);
+const _: () = assert!(PLAN_REMOVE_MAX + 2 * PLAN_COPY_MAX + PLAN_STAGE_MAX < PLAN_MAX);

@@ -1,6 +1,6 @@
 //! The records of a zone. Plain values; every change comes from a command.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +122,9 @@ pub struct Target {
     /// SHA-256 of the bytes of `owner-key.json` there.
     pub owner_key_hash: Option<Digest>,
     pub pointer: Option<Pointer>,
+    /// Nodes that can use it, as they say themselves.
+    #[serde(default)]
+    pub reached_by: BTreeSet<NodeId>,
 }
 
 /// The head that a target shows.
@@ -287,6 +290,9 @@ pub struct RawSector {
     pub min_priority: i32,
     pub copies_wanted: u8,
     pub created_ms: u64,
+    /// Nodes that hold the stored bytes of one of its copies, and of which.
+    #[serde(default)]
+    pub staged: BTreeMap<NodeId, CopyId>,
     /// The lease it was opened under: it is given up with it, unless it is sealed.
     #[serde(default)]
     pub lease: Option<u64>,
@@ -446,6 +452,15 @@ impl State {
     /// Whether a node can read a source.
     pub fn can_read(&self, node: NodeId, source: &Source) -> bool {
         source.nodes.is_empty() || source.nodes.contains(&node)
+    }
+
+    /// Nodes that can read a sector's stored bytes: from a target, or because they hold them.
+    pub fn holders(&self, sector: SectorId) -> BTreeSet<NodeId> {
+        let stored = self.copies.values().filter(|c| c.sector == sector && c.is_stored());
+        let mut all: BTreeSet<NodeId> =
+            stored.filter_map(|c| self.targets.get(&c.target)).flat_map(|t| t.reached_by.iter().copied()).collect();
+        all.extend(self.sectors.get(&sector).into_iter().flat_map(|s| s.staged.keys().copied()));
+        all
     }
 
     /// The checkpoint that is being made.

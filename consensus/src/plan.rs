@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use zoneward_sectors::ids::{SectorId, SourceId, TargetId};
+use zoneward_sectors::ids::{CheckpointId, NodeId, SectorId, SourceId, TargetId};
 
-use crate::limits::{PLAN_COPY_MAX, PLAN_MAX, PLAN_REMOVE_MAX};
-use crate::model::{Checkpoint, CheckpointState, Copy, CopyState, RawSector, State, TaskState};
+use crate::limits::{PLAN_COPY_MAX, PLAN_MAX, PLAN_REMOVE_MAX, PLAN_STAGE_MAX};
+use crate::model::{Checkpoint, CheckpointState, Copy, CopyState, RawSector, Standing, State, TaskState};
 
 pub use crate::work::Work;
 
@@ -29,6 +29,7 @@ pub fn plan(state: &State, _now_ms: u64) -> Vec<Work> {
     let placed = placed(state);
     let data: Vec<&RawSector> = state.sectors.values().filter(|s| s.is_sealed() && !s.system).collect();
     let busy = copies(state, data, &placed, &BTreeSet::new(), &mut out);
+    stages(state, &mut out);
     systems(state, &mut out);
     // Older system sectors need no further copies: nothing points at them.
     copies(state, newest.into_iter().collect(), &placed, &busy, &mut out);
@@ -123,6 +124,43 @@ fn copies(
         }
     }
     lacking
+}
+
+/// Sectors whose further copies are planned or on their way, and that only one node can read: another is to hold them.
+fn stages(state: &State, out: &mut Vec<Work>) {
+    let able = |n: &&crate::model::Node| matches!(n.standing, Standing::Member | Standing::Draining);
+    if state.nodes.values().filter(able).count() < 2 {
+        return;
+    }
+    for sector in waiting(state, out).into_iter().filter(|s| state.holders(*s).len() == 1).take(PLAN_STAGE_MAX) {
+        out.push(Work::Stage { sector });
+    }
+}
+
+/// Sectors that wait for copies, by plan or under way, on targets that some node can use.
+fn waiting(state: &State, planned: &[Work]) -> BTreeSet<SectorId> {
+    let held = state.leases.values().flat_map(|l| &l.work);
+    let used = |t: &TargetId| state.targets.get(t).is_some_and(|t| !t.reached_by.is_empty());
+    let copy = |w: &Work| match w {
+        Work::Copy { sector, target } if used(target) => Some(*sector),
+        _ => None,
+    };
+    planned.iter().chain(held).filter_map(copy).collect()
+}
+
+/// What a node holds staged and nobody waits for any more.
+pub fn staged_in_vain(state: &State, node: NodeId) -> Vec<SectorId> {
+    let waiting = waiting(state, &plan(state, 0));
+    let mine = state.sectors.values().filter(|s| s.staged.contains_key(&node)).map(|s| s.id);
+    mine.filter(|s| !waiting.contains(s)).collect()
+}
+
+/// Whether a checkpoint's sectors all lie where a second node can go on with them, as far as that is of any use.
+pub fn is_staged(state: &State, checkpoint: CheckpointId) -> bool {
+    plan(state, 0).iter().all(|w| match w {
+        Work::Stage { sector } => state.sectors.get(sector).is_none_or(|s| s.checkpoint != checkpoint),
+        _ => true,
+    })
 }
 
 /// The newest sealed system sector.

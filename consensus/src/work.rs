@@ -13,6 +13,8 @@ pub enum Work {
     Pack { checkpoint: CheckpointId, source: SourceId },
     /// A given-up copy may have left a file.
     RemoveIncoming { target: TargetId, copy: CopyId },
+    /// A sector that waits for copies lies where only one node can read it: another node is to hold it too.
+    Stage { sector: SectorId },
     /// A sector has fewer copies than it should.
     Copy { sector: SectorId, target: TargetId },
     /// A stored checkpoint has no system sector.
@@ -32,6 +34,7 @@ impl Work {
             Self::ResumeCheckpoint { .. } => "resume",
             Self::Pack { .. } => "pack",
             Self::RemoveIncoming { .. } => "tidy",
+            Self::Stage { .. } => "stage",
             Self::Copy { .. } => "upload",
             Self::WriteSystem { .. } => "system",
             Self::Publish { .. } => "publish",

@@ -312,6 +312,16 @@ pub enum TargetCommand {
         #[arg(long)]
         domain: Option<String>,
     },
+    /// Give a target nothing new; what it has stays and is still read
+    Pause {
+        /// Its name
+        target: String,
+    },
+    /// Let a paused target take sectors again
+    Resume {
+        /// Its name
+        target: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -64,6 +64,10 @@ impl Zone {
 
     fn command(&self, i: usize, args: &[&str]) -> Command {
         let mut c = Command::new(env!("CARGO_BIN_EXE_zoneward"));
+        // Each node works in a folder of its own: what is named by way of it, only that node can reach.
+        let own = self.path(&format!("own{i}"));
+        std::fs::create_dir_all(&own).unwrap();
+        c.current_dir(own);
         c.arg("--home").arg(self.home(i)).args(args).env("ZONEWARD_PASSPHRASE", "pass phrase").stdin(Stdio::null());
         c
     }
@@ -306,4 +310,42 @@ fn a_witness_lets_either_of_two_nodes_die() {
     zone.kill(0);
     let made = zone.json(1, &["backup"]);
     assert_eq!(made["complete"].as_bool(), Some(true), "{made}");
+}
+
+/// A sector that lies on one node's own disk is held by the other node too before it counts, so that the other can bring
+/// the second copy out when the first node dies.
+#[test]
+fn what_one_disk_holds_another_node_can_bring_on() {
+    let mut zone = Zone::new();
+    let source = zone.path("source");
+    fill(&source, 1);
+    zone.join(1, "second");
+    zone.join(2, "third");
+    until("three votes", || (zone.voters(0) == 3).then_some(()));
+    zone.kill(0);
+    zone.start(0);
+    // The first target goes to sleep; a disk that only node 0 has is what it packs to.
+    zone.ok(0, &["target", "add", "/proc/self/cwd/usb", "--name", "usb"]);
+    zone.ok(0, &["target", "pause", "first"]);
+    let o = zone.run(0, &["backup", source.to_str().unwrap(), "--shared", "--copies", "2"]);
+    assert!(matches!(o.status.code(), Some(0 | 3)), "{}", text(&o));
+    let copies = |zone: &Zone, i: usize, target: &str| {
+        let all = zone.json(i, &["target", "ls"]);
+        let found = all["targets"].as_array().unwrap().iter().find(|t| t["name"] == target).unwrap().clone();
+        found["sectors"].as_u64().unwrap()
+    };
+    assert!(copies(&zone, 0, "usb") > 0);
+    assert_eq!(copies(&zone, 0, "first"), 0);
+    // It wakes up, and the node with the disk dies as soon as somebody else holds a sector.
+    zone.ok(0, &["target", "resume", "first"]);
+    let spooled = |zone: &Zone| {
+        (1..3).any(|i| {
+            let whole =
+                |e: std::io::Result<std::fs::DirEntry>| e.unwrap().path().extension().is_some_and(|x| x == "zws");
+            std::fs::read_dir(zone.home(i).join("spool")).is_ok_and(|mut d| d.any(whole))
+        })
+    };
+    until("a sector is staged or brought out", || (spooled(&zone) || copies(&zone, 1, "first") > 0).then_some(()));
+    zone.kill(0);
+    until("a copy is brought out by another node", || (copies(&zone, 1, "first") > 0).then_some(()));
 }

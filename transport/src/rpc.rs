@@ -34,6 +34,8 @@ pub mod kind {
     pub const REPORT: u16 = 4;
     /// A change of members on its way to the leader.
     pub const MEMBERS: u16 = 5;
+    /// A range of a copy's stored bytes.
+    pub const READ: u16 = 6;
 }
 
 /// A future in a box, as the traits here return it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use zoneward_consensus::limits::CLAIM_MAX;
+use zoneward_consensus::limits::{CLAIM_MAX, STAGED_MAX};
 use zoneward_consensus::model::{CopyState, Standing, State};
 use zoneward_consensus::plan::{Work, plan};
 use zoneward_sectors::ids::{NodeId, TargetId};
@@ -22,6 +22,8 @@ pub enum Role {
     Packer,
     /// Brings further copies of sectors to their targets.
     Uploader,
+    /// Holds sectors that only one other node could read, until all their copies are made.
+    Stager,
     /// Makes copies anew that were lost or damaged.
     Rebuilder,
     /// Writes system data, shows the head on targets, removes what was given up.
@@ -31,14 +33,22 @@ pub enum Role {
 }
 
 impl Role {
-    pub const ALL: [Self; 6] =
-        [Self::Scheduler, Self::Packer, Self::Uploader, Self::Rebuilder, Self::Publisher, Self::HealthChecker];
+    pub const ALL: [Self; 7] = [
+        Self::Scheduler,
+        Self::Packer,
+        Self::Uploader,
+        Self::Stager,
+        Self::Rebuilder,
+        Self::Publisher,
+        Self::HealthChecker,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Scheduler => "scheduler",
             Self::Packer => "packer",
             Self::Uploader => "uploader",
+            Self::Stager => "stager",
             Self::Rebuilder => "rebuilder",
             Self::Publisher => "publisher",
             Self::HealthChecker => "health-checker",
@@ -94,6 +104,7 @@ pub fn choose(role: Role, state: &State, me: &Me<'_>) -> Vec<Work> {
     let open = plan(state, now_ms()).into_iter().filter(free);
     match role {
         Role::Packer => packs(state, me, open.filter(|w| matches!(w, Work::Pack { .. })).collect()),
+        Role::Stager => stages(state, me, open),
         Role::Uploader => copies(state, me, open, false),
         Role::Rebuilder => copies(state, me, open, true),
         Role::Publisher => publishes(state, me, open),
@@ -135,13 +146,23 @@ fn copies(state: &State, me: &Me<'_>, open: impl Iterator<Item = Work>, rebuild:
     for c in state.copies.values() {
         let entry = of.entry(c.sector).or_default();
         entry.0 |= matches!(c.state, CopyState::Damaged | CopyState::Lost);
-        entry.1 |= c.is_stored() && (me.reaches)(c.target);
+        let staged = || state.sectors.get(&c.sector).is_some_and(|s| s.staged.get(&me.id) == Some(&c.id));
+        entry.1 |= c.is_stored() && ((me.reaches)(c.target) || staged());
     }
     let fits = |w: &Work| match w {
         Work::Copy { sector, .. } => of.get(sector).is_some_and(|(broken, readable)| *broken == rebuild && *readable),
         _ => false,
     };
     open.filter(fits).take(1).collect()
+}
+
+/// One sector to be held for another node, while there is room.
+fn stages(state: &State, me: &Me<'_>, open: impl Iterator<Item = Work>) -> Vec<Work> {
+    if state.sectors.values().filter(|s| s.staged.contains_key(&me.id)).count() >= STAGED_MAX {
+        return Vec::new();
+    }
+    let theirs = |w: &Work| matches!(w, Work::Stage { sector } if !state.holders(*sector).contains(&me.id));
+    open.filter(theirs).take(1).collect()
 }
 
 /// System data, a head, or leftovers: one kind at a time.

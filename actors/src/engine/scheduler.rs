@@ -6,7 +6,7 @@ use std::time::Duration;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::limits::LEASE_MS;
 use zoneward_consensus::model::{Standing, State};
-use zoneward_consensus::plan::{Work, plan};
+use zoneward_consensus::plan::{Work, is_staged, plan};
 use zoneward_sectors::ids::NodeId;
 
 /// Entries that a learner may be behind and still get a vote.
@@ -44,6 +44,14 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// Whether no other node answers.
+    fn is_alone(&self) -> bool {
+        let lease = Duration::from_millis(LEASE_MS);
+        self.silence.iter().filter(|(id, _)| **id != self.me).all(|(_, s)| s.is_none_or(|s| s > lease))
+    }
+}
+
 /// What the leader should do now.
 pub fn decide(state: &State, facts: &Facts) -> Vec<Act> {
     let mut acts = Vec::new();
@@ -52,7 +60,8 @@ pub fn decide(state: &State, facts: &Facts) -> Vec<Act> {
     }
     for w in plan(state, 0) {
         match w {
-            Work::StoreCheckpoint { checkpoint } => {
+            // Its sectors lie where another node can go on with them, if there is another node.
+            Work::StoreCheckpoint { checkpoint } if facts.is_alone() || is_staged(state, checkpoint) => {
                 acts.push(Act::Propose(Command::StoreCheckpoint { checkpoint }));
             }
             Work::FinishCheckpoint { checkpoint } => {

@@ -117,6 +117,7 @@ fn step(zone: &mut Zone, node: &Arc<Node>, work: &[Work], p: &Progress) -> Resul
             p.running.say(format!("sector {:.8} to {name}", sector.to_string()));
             copy_sector(zone, *sector, *target, node.threads, &p.copy).map(|_| ())
         }
+        Some(Work::Stage { sector }) => super::stage::stage(zone, node, *sector, &p.running),
         Some(Work::WriteSystem { checkpoint }) => crate::system::write_system(zone, *checkpoint),
         Some(Work::Publish { target }) => crate::system::publish(zone, *target),
         Some(Work::RemoveIncoming { .. }) => {

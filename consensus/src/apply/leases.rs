@@ -59,6 +59,10 @@ fn is_open(c: &Change<'_>, work: &Work) -> bool {
             let open = |t: &crate::model::Task| t.source == source && t.state == TaskState::Running;
             x.state == CheckpointState::Running && x.tasks.iter().any(open)
         }),
+        Work::Stage { sector } => {
+            let s = c.state.sectors.get(&sector);
+            s.is_some_and(|s| s.is_sealed() && !s.staged.contains_key(&c.node))
+        }
         Work::Copy { sector, target } => {
             let sealed = c.state.sectors.get(&sector).is_some_and(|s| s.is_sealed());
             let begun = c

@@ -1,6 +1,6 @@
 //! Nodes: who they are, and what an operator decided about them.
 
-use zoneward_sectors::ids::{Digest, NodeId};
+use zoneward_sectors::ids::{Digest, NodeId, TargetId};
 
 use super::{Applied, Change, Refusal, Row, leases, name_ok};
 use crate::limits::{INVITE_MS_MAX, INVITES_MAX, NAME_LEN_MAX, NODES_MAX};
@@ -65,8 +65,36 @@ pub fn set(c: &mut Change<'_>, id: NodeId, name: Option<&str>, standing: Option<
     }
     if matches!(standing, Some(Standing::Faulty | Standing::Witness)) {
         leases::end_all(c, |l| l.node == id);
+        forget(c, id);
     }
     Ok(())
+}
+
+/// What a node can use: what it does not name, it cannot.
+pub fn reach(c: &mut Change<'_>, targets: &[TargetId]) -> Applied {
+    let id = c.node;
+    if !c.state.nodes.contains_key(&id) {
+        return Err(Refusal::Unknown("the node"));
+    }
+    for t in c.state.targets.values_mut() {
+        let changed = if targets.contains(&t.id) { t.reached_by.insert(id) } else { t.reached_by.remove(&id) };
+        if changed {
+            c.rows.insert(Row::Target(t.id));
+        }
+    }
+    Ok(())
+}
+
+/// What a node that is no more could use, and what it held.
+fn forget(c: &mut Change<'_>, id: NodeId) {
+    for t in c.state.targets.values_mut().filter(|t| t.reached_by.contains(&id)) {
+        t.reached_by.remove(&id);
+        c.rows.insert(Row::Target(t.id));
+    }
+    for s in c.state.sectors.values_mut().filter(|s| s.staged.contains_key(&id)) {
+        s.staged.remove(&id);
+        c.rows.insert(Row::Sector(s.id));
+    }
 }
 
 pub fn remove(c: &mut Change<'_>, id: NodeId) -> Applied {
@@ -79,6 +107,7 @@ pub fn remove(c: &mut Change<'_>, id: NodeId) -> Applied {
     c.state.nodes.remove(&id);
     c.rows.insert(Row::Node(id));
     leases::end_all(c, |l| l.node == id);
+    forget(c, id);
     Ok(())
 }
 

@@ -39,6 +39,7 @@ pub fn open(c: &mut Change<'_>, command: &Command) -> Applied {
         min_priority: *min_priority,
         copies_wanted: *copies_wanted,
         created_ms: c.now,
+        staged: BTreeMap::new(),
         lease: c.lease,
     };
     c.state.sectors.insert(*sector, record);
@@ -218,6 +219,28 @@ pub fn abandon_copy(c: &mut Change<'_>, copy: CopyId) -> Applied {
         _ => return Err(Refusal::State("the copy")),
     }
     c.rows.insert(Row::Copy(copy));
+    Ok(())
+}
+
+pub fn staged(c: &mut Change<'_>, sector: SectorId, copy: CopyId) -> Applied {
+    leases::held(c, c.state.lease_of(&Work::Stage { sector }).map(|l| l.epoch))?;
+    let k = c.state.copies.get(&copy).ok_or(Refusal::Unknown("the copy"))?;
+    if k.sector != sector || !k.is_stored() {
+        return Err(Refusal::State("the copy"));
+    }
+    let node = c.node;
+    let s = c.state.sectors.get_mut(&sector).ok_or(Refusal::Unknown("the sector"))?;
+    s.staged.insert(node, copy);
+    c.rows.insert(Row::Sector(sector));
+    Ok(())
+}
+
+pub fn unstaged(c: &mut Change<'_>, sector: SectorId) -> Applied {
+    let node = c.node;
+    let s = c.state.sectors.get_mut(&sector).ok_or(Refusal::Unknown("the sector"))?;
+    if s.staged.remove(&node).is_some() {
+        c.rows.insert(Row::Sector(sector));
+    }
     Ok(())
 }
 

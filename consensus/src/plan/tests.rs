@@ -18,7 +18,7 @@ fn obey(state: &mut State, work: Work, fresh: &mut u8, dead: &[TargetId]) {
     let n = *fresh;
     let number = |t: TargetId| t.0[15];
     match work {
-        Work::ResumeCheckpoint { .. } | Work::Pack { .. } | Work::StoreCheckpoint { .. } => {}
+        Work::ResumeCheckpoint { .. } | Work::Pack { .. } | Work::StoreCheckpoint { .. } | Work::Stage { .. } => {}
         Work::RemoveIncoming { target, .. } | Work::Copy { target, .. } | Work::Publish { target }
             if dead.contains(&target) => {}
         Work::RemoveIncoming { copy, .. } => all_done(state, &[Command::AbandonCopy { copy }]),

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 use zoneward_actors::init::add_target;
+use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
 
 use super::make::parse_url;
@@ -53,13 +54,35 @@ pub fn source(g: &Global, out: Out, command: SourceCommand) -> Result<i32, Failu
     Ok(0)
 }
 
+fn pause(zone: &mut Zone, name: &str, paused: bool) -> Result<(), Failure> {
+    let found = zone.state().targets.values().find(|t| t.name == name).map(|t| t.id);
+    let target = found.ok_or_else(|| {
+        Failure::new(1304, exit::FAILED, format!("no target is called {name:?}")).help("zoneward target ls lists them")
+    })?;
+    Ok(zone.propose(Command::SetTarget { target, paused: Some(paused), owner_key_hash: None })?)
+}
+
 pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failure> {
     let mut zone = open(g)?;
-    if let TargetCommand::Add { url, name, domain } = command {
-        let url = parse_url(&url)?;
-        let name = name.unwrap_or_else(|| format!("target-{}", zone.state().targets.len() + 1));
-        add_target(&mut zone, &url, &name, domain)?;
-        out.say(format!("target {name} added: {url}; the next backup brings it the copies that are missing"));
+    let said = match command {
+        TargetCommand::Ls => None,
+        TargetCommand::Add { url, name, domain } => {
+            let url = parse_url(&url)?;
+            let name = name.unwrap_or_else(|| format!("target-{}", zone.state().targets.len() + 1));
+            add_target(&mut zone, &url, &name, domain)?;
+            Some(format!("target {name} added: {url}; the next backup brings it the copies that are missing"))
+        }
+        TargetCommand::Pause { target } => {
+            pause(&mut zone, &target, true)?;
+            Some(format!("target {target} gets nothing new; what it has stays"))
+        }
+        TargetCommand::Resume { target } => {
+            pause(&mut zone, &target, false)?;
+            Some(format!("target {target} takes sectors again"))
+        }
+    };
+    if let Some(said) = said {
+        out.say(said);
         if !out.json {
             return Ok(0);
         }
@@ -71,7 +94,7 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
         let free = zone.target(t.id).and_then(|x| x.capabilities().free_bytes);
         let why = zone.unreachable().iter().find(|u| u.target == t.id).map(|u| crate::errors::chain(&u.error));
         rows.push(serde_json::json!({
-            "id": t.id, "name": t.name, "url": t.url, "domain": t.domain, "reachable": why.is_none(), "why": why,
+            "id": t.id, "name": t.name, "url": t.url, "domain": t.domain, "paused": t.paused, "reachable": why.is_none(), "why": why,
             "sectors": n, "used_bytes": used, "free_bytes": free, "head": t.pointer.map(|p| p.n),
         }));
         let state = why.map_or_else(
