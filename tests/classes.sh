@@ -15,8 +15,8 @@ for want in "34:32 2" "62:64"; do
   units=${want%%:*}
   rm -rf "$work"/{src,zone,target,out}
   mkdir -p "$work/src"
-  # A little less than the units, for what describes the data.
-  head -c $((units * unit - unit / 2)) /dev/urandom >"$work/src/data"
+  # One unit less, for what describes the data and for the end of a sector that the next chunk does not fit into.
+  head -c $((units * unit - unit)) /dev/urandom >"$work/src/data"
   "$zoneward" init --quiet --sector-min 4MiB --target "$work/target" >/dev/null
   "$zoneward" backup --quiet "$work/src"
   got=$(classes)

@@ -1,14 +1,15 @@
 //! A backup run: survey, pack, seal, copy, system sector, head. Each effect is recorded by a command before or after it,
 //! so that a run that was cut is carried on by the next one.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use zoneward_consensus::command::Command;
 use zoneward_consensus::limits;
-use zoneward_consensus::model::{CheckpointKind, CheckpointState, RefusedSource, Source, TaskState, TaskStats};
+use zoneward_consensus::model::{CheckpointKind, CheckpointState, Ground, RefusedSource, Source, TaskState, TaskStats};
+use zoneward_consensus::names;
 use zoneward_sectors::diff::{Change, Counts, Trouble};
 use zoneward_sectors::entry::Stamp;
 use zoneward_sectors::fsx;
@@ -18,10 +19,12 @@ use zoneward_sectors::pack::{PackReport, Packer, Progress, Settings, Task};
 
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
+use crate::ground::moved;
 use crate::open::chain;
 use crate::provide::Provider;
+use crate::reading::{Here, Outcome, Ready, make_ready};
 use crate::settle;
-use crate::survey::{Compare, Survey, scan, source_path, survey};
+use crate::survey::{Compare, Survey, located, scan, source_path, survey};
 use crate::zone::Zone;
 
 /// Layers in a chain before a catalog is written whole again: reading a chain costs a little for each.
@@ -45,9 +48,17 @@ pub struct BackupRequest {
 pub struct SourceReport {
     pub source: SourceId,
     pub path: PathBuf,
+    /// What it lay on when it was scanned.
+    pub ground: Ground,
+    /// Where it lies on this node.
+    pub live: PathBuf,
     pub counts: Counts,
     pub troubles: Vec<Trouble>,
     pub packed: PackReport,
+    /// What its commands and its snapshot gave reason to say.
+    pub notes: Vec<String>,
+    /// How many of the notes are of what failed.
+    pub hooks_failed: u64,
 }
 
 impl SourceReport {
@@ -58,7 +69,7 @@ impl SourceReport {
 
     /// Its figures, as the zone keeps them.
     pub fn stats(&self) -> TaskStats {
-        stats_of(&self.counts, &self.packed)
+        stats_of(self)
     }
 
     /// What went wrong with single paths, in words.
@@ -93,6 +104,8 @@ pub enum Event<'a> {
 
 struct Planned {
     source: Source,
+    live: PathBuf,
+    ready: Ready,
     survey: Survey,
     base: Vec<LayerId>,
     compare: Compare,
@@ -212,22 +225,39 @@ pub fn source_code(e: &ZoneError) -> u16 {
     match e {
         ZoneError::SourceEmpty { .. } => 1401,
         ZoneError::SourceMoved { .. } => 1402,
+        ZoneError::Hook { .. } => 1410,
+        ZoneError::Snapshot { .. } => 1411,
+        ZoneError::NotAllowed { .. } => 1412,
+        ZoneError::Unmapped { .. } => 1415,
         _ => GONE_CODE,
     }
 }
 
 /// Whether an error speaks of one source alone.
 fn is_about_the_source(e: &ZoneError) -> bool {
-    matches!(e, ZoneError::Source { .. } | ZoneError::SourceEmpty { .. } | ZoneError::SourceMoved { .. })
+    matches!(
+        e,
+        ZoneError::Source { .. }
+            | ZoneError::SourceEmpty { .. }
+            | ZoneError::SourceMoved { .. }
+            | ZoneError::Hook { .. }
+            | ZoneError::Snapshot { .. }
+            | ZoneError::NotAllowed { .. }
+            | ZoneError::Unmapped { .. }
+    )
 }
 
-fn report_of(p: Planned, packed: PackReport) -> SourceReport {
+fn report_of(mut p: Planned, packed: PackReport) -> SourceReport {
     SourceReport {
         source: p.source.id,
         path: source_path(&p.source),
+        ground: p.survey.ground,
+        live: p.live,
         counts: p.survey.counts,
         troubles: p.survey.troubles,
         packed,
+        notes: std::mem::take(&mut p.ready.notes),
+        hooks_failed: p.ready.failed,
     }
 }
 
@@ -276,6 +306,7 @@ fn plan_source(
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Planned, ZoneError> {
     let path = source_path(&source);
+    let live = located(zone.state(), zone.node(), &source)?;
     tell(Event::Scanning(&path));
     let base = base_of(zone, source.id, request, resumed);
     let mut compare = match request.kind {
@@ -284,37 +315,60 @@ fn plan_source(
     };
     let opener = zone.opener();
     let entries = zone.catalogs(&opener).entries(&base)?;
-    let survey = survey(&source, entries, compare, request.threads, stop)?;
-    refuse_odd_source(&source, &survey, request)?;
+    let ready = match request.dry_run {
+        true => Ready::live(live.clone()),
+        false => {
+            let name = zone.state().nodes.get(&zone.node()).map_or("", |n| n.name.as_str());
+            let here = Here { home: zone.home.dir(), node: name };
+            make_ready(here, &source, live.clone(), stop)?
+        }
+    };
+    let survey = survey(&source, &live, &ready.root, entries, compare, request.threads, stop)?;
+    let before = source.grounds.get(&zone.node());
+    refuse_odd_source(&source, before, &live, held_files(zone, source.id), &survey, request)?;
     if compare == Compare::Changes && base.len() >= CHAIN_MAX && survey.any_change {
         compare = Compare::WholeCatalog;
     }
     tell(Event::Scanned(&path, &survey.counts));
     let copies = zone.state().copies_wanted(&source);
-    Ok(Planned { source, survey, base, compare, copies })
+    Ok(Planned { source, live, ready, survey, base, compare, copies })
+}
+
+/// Files that the newest checkpoint holds of a source.
+fn held_files(zone: &Zone, source: SourceId) -> u64 {
+    let complete = zone.state().complete();
+    let tasks = complete.iter().rev().find_map(|c| c.tasks.iter().find(|t| t.source == source));
+    tasks.map_or(0, |t| t.stats.files)
 }
 
 /// A source that held files and is empty now, or lies elsewhere: a person decides.
-fn refuse_odd_source(source: &Source, survey: &Survey, request: &BackupRequest) -> Result<(), ZoneError> {
+fn refuse_odd_source(
+    source: &Source,
+    before: Option<&Ground>,
+    live: &Path,
+    held_files: u64,
+    survey: &Survey,
+    request: &BackupRequest,
+) -> Result<(), ZoneError> {
     if request.allow_empty {
         return Ok(());
     }
     let path = source_path(source);
-    if let Some(was) = &source.last_mount
-        && was.contains("mounted")
-        && *was != survey.mount
-    {
-        return Err(ZoneError::SourceMoved { path, was: was.clone(), now: survey.mount.clone() });
+    if let Some((path, was, now)) = before.and_then(|was| moved(live, was, &survey.ground)) {
+        return Err(ZoneError::SourceMoved { path, was, now });
     }
     let c = &survey.counts;
     let held = source.last_entries;
-    if held > 1 && c.files + c.dirs + c.others <= 1 && c.unread == 0 && c.files == 0 {
+    let nothing = c.files + c.dirs + c.others <= 1 && held > 1;
+    // Directories and links alone are what is left of a mount, or of a deletion.
+    if c.files == 0 && c.unread == 0 && (nothing || held_files > 0) {
         return Err(ZoneError::SourceEmpty { path, held });
     }
     Ok(())
 }
 
-fn stats_of(counts: &Counts, packed: &PackReport) -> TaskStats {
+fn stats_of(r: &SourceReport) -> TaskStats {
+    let (counts, packed) = (&r.counts, &r.packed);
     TaskStats {
         files: counts.files,
         dirs: counts.dirs,
@@ -329,6 +383,7 @@ fn stats_of(counts: &Counts, packed: &PackReport) -> TaskStats {
         excluded: counts.excluded + counts.caches + counts.other_file_systems,
         unsteady: packed.unsteady_count,
         vanished: counts.vanished + packed.vanished,
+        hooks_failed: r.hooks_failed,
     }
 }
 
@@ -339,7 +394,11 @@ fn warnings_of(r: &SourceReport) -> Vec<String> {
     let unread = r.packed.unread.iter().map(|(p, why)| format!("{}: {why}", show(p)));
     let unsteady = r.packed.unsteady.iter().map(|p| format!("{}: changed while it was read", show(p)));
     let mut room = limits::WARNINGS_LEN_MAX;
-    scan.chain(unread)
+    r.notes
+        .iter()
+        .cloned()
+        .chain(scan)
+        .chain(unread)
         .chain(unsteady)
         .map(|w| shorten(w, limits::WARNING_LEN_MAX))
         .take(limits::WARNINGS_MAX)
@@ -391,14 +450,13 @@ fn pack_all(
 }
 
 fn finish_task(zone: &mut Zone, checkpoint: CheckpointId, r: &SourceReport) -> Result<(), ZoneError> {
-    let mount = crate::survey::mount_of(&r.path)?;
     fsx::point("finish-task:before");
     zone.propose(Command::FinishTask {
         checkpoint,
         source: r.source,
-        stats: stats_of(&r.counts, &r.packed),
+        stats: stats_of(r),
         warnings: warnings_of(r),
-        mount: Some(mount),
+        ground: Some(r.ground.clone()),
         entries: r.counts.files + r.counts.dirs + r.counts.others,
     })?;
     fsx::point("finish-task:after");
@@ -424,7 +482,9 @@ fn pack_group(
     let index = if request.kind == CheckpointKind::Full {
         ChunkIndex::in_memory(zone.table())
     } else {
-        let alive = |s| zone.state().sectors.get(&s).is_some_and(|r| r.is_sealed());
+        // Nothing new may rely on what no copy is left of.
+        let stored: BTreeSet<_> = zone.state().copies.values().filter(|c| c.is_stored()).map(|c| c.sector).collect();
+        let alive = |s| stored.contains(&s) && zone.state().sectors.get(&s).is_some_and(|r| r.is_sealed());
         ChunkIndex::open(&zone.home.index(), zone.table(), &alive)
             .map_err(crate::home::io_at("open", &zone.home.index()))?
     };
@@ -448,7 +508,7 @@ fn pack_group(
             Some(kept) if p.compare != Compare::WholeCatalog => Box::new(kept.into_iter().map(Ok)),
             _ => {
                 let entries = zone.catalogs(&opener).entries(&p.base)?;
-                Box::new(scan(&p.source, entries, p.compare, request.threads)?)
+                Box::new(scan(&p.source, &p.ready.root, entries, p.compare, request.threads)?)
             }
         };
         scans.push(changes);
@@ -457,20 +517,25 @@ fn pack_group(
     let mut packer = Packer::new(&settings, &index, &table, keys.gear(), *keys.fingerprint_key(), &mut provider)?;
     let mut reports = Vec::new();
     let mut failed = None;
-    for ((p, layer), changes) in todo.into_iter().zip(scans) {
+    for ((mut p, layer), changes) in todo.into_iter().zip(scans) {
         let bytes = estimate(&p.survey);
         after = after.saturating_sub(bytes);
         let path = source_path(&p.source);
         let mut packed = PackReport::default();
         if p.survey.any_change && failed.is_none() {
             tell(Event::Packing { path: &path, bytes: p.survey.counts.changed_bytes });
-            let prefix = p.source.path.strip_prefix(b"/").unwrap_or(&p.source.path).to_vec();
-            let task = Task { source: p.source.id, layer, prefix, root: path.clone(), estimate: bytes };
+            let prefix = names::inside(&p.source.path);
+            let (root, clones) = (p.ready.root.clone(), p.ready.clones);
+            let task = Task { source: p.source.id, layer, prefix, root, clones, estimate: bytes };
             match packer.run(&task, changes, after, progress) {
                 Ok(r) => packed = r,
                 Err(e) => failed = Some(e),
             }
+        } else {
+            // It may hold files of the snapshot open.
+            drop(changes);
         }
+        p.ready.end(if failed.is_none() { Outcome::Read } else { Outcome::Failed });
         reports.push(report_of(p, packed));
     }
     let finished = match failed {

@@ -1,13 +1,16 @@
 //! Checking: is everything that the state promises there, and whole? Damage is named, with the files it holds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use zoneward_consensus::model::Copy as BackupCopy;
 use zoneward_sectors::crypto::sha256;
 use zoneward_sectors::entry::Extent;
+use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
+use zoneward_sectors::keyfile::OwnerKeyFile;
 use zoneward_sectors::limits::SEGMENT_LEN;
 use zoneward_sectors::pack::IndexJson;
 use zoneward_sectors::sector_reader::{SectorReadError, SectorReader};
@@ -111,6 +114,7 @@ pub fn check(zone: &Zone, depth: Depth, threads: usize, progress: &CheckProgress
         let damage = matches!(u.error, TargetError::BadMarker { .. } | TargetError::OtherTarget { .. });
         c.find(Some(u.target), None, None, format!("the target cannot be used: {}", chain(&u.error)), damage);
     }
+    c.home();
     c.objects();
     c.listings();
     c.copies()?;
@@ -128,6 +132,23 @@ impl Checker<'_> {
         damage: bool,
     ) {
         self.report.findings.push(Finding { target, sector, copy, what, damage });
+    }
+
+    /// What this home keeps of the owner's.
+    fn home(&mut self) {
+        let path = self.zone.home.owner_key();
+        let kept = fsx::read_limited(&path, 1 << 16).map_err(|e| e.to_string());
+        if let Err(why) = kept.and_then(|b| OwnerKeyFile::from_bytes(&b).map(|_| ()).map_err(|e| e.to_string())) {
+            let what = format!("{}: {why}; a target has it too, as owner-key.json", path.display());
+            self.find(None, None, None, what, true);
+        }
+        for path in [path, self.zone.home.recovery_kit()] {
+            let mode = std::fs::metadata(&path).map(|m| m.permissions().mode()).unwrap_or(0);
+            if mode & 0o077 != 0 {
+                let what = format!("{} can be read by others: chmod 600 it", path.display());
+                self.find(None, None, None, what, true);
+            }
+        }
     }
 
     /// Pointer and owner key must be, to the byte, what was written. (The marker was checked when the target was opened.)
@@ -190,7 +211,9 @@ impl Checker<'_> {
         }
         self.read(&opened)?;
         let bad: BTreeSet<CopyId> = self.lost.keys().copied().collect();
-        self.report.whole = all.iter().map(|c| c.id).filter(|c| !bad.contains(c)).collect();
+        // Of a target that is away nothing is known.
+        let seen = all.iter().filter(|c| self.zone.target(c.target).is_some()).map(|c| c.id);
+        self.report.whole = seen.filter(|c| !bad.contains(c)).collect();
         Ok(())
     }
 

@@ -258,9 +258,19 @@ impl Cluster {
         self.parts.consensus.applied_beyond(applied).await
     }
 
-    /// Since when another node has not answered this one, which must lead; `None` if it never did.
+    /// The leader that spoke to this node last, and how long ago; `None` if none ever did.
+    pub fn last_leader(&self) -> Option<(NodeId, Duration)> {
+        self.parts.consensus.last_leader()
+    }
+
+    /// For how long another node has not answered this one as its leader; `None` if it never did.
     pub fn silence(&self, node: NodeId) -> Option<Duration> {
         self.parts.consensus.silence(node)
+    }
+
+    /// Whether this node takes part now: it leads and a majority answers, or a leader spoke to it a moment ago.
+    pub fn takes_part(&self) -> bool {
+        self.parts.consensus.takes_part()
     }
 
     /// Who belongs to the zone, and where.

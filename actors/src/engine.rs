@@ -8,10 +8,11 @@
 //! Limits: one step at a time for each actor; one wake-up waits at most in a mailbox, a second one is dropped, because it
 //! would say the same.
 
+pub mod backlog;
+pub mod calendar;
 pub mod roles;
-pub mod scheduler;
 mod stage;
-mod steps;
+pub(crate) mod steps;
 mod worker;
 
 use std::borrow::Cow;
@@ -28,6 +29,8 @@ use worker::{Wake, Worker};
 
 /// The actors look around at least so often, ms: what time alone brings, no entry tells.
 const TICK_MS: u64 = 500;
+/// A leader looks so often whether others still hold what they claimed, ms.
+const LEADER_TICK_MS: u64 = 100;
 /// Targets are looked at so often, ms.
 const TARGETS_MS: u64 = 3_000;
 /// Waits before an actor is made again after it ended unexpectedly, ms: doubled up to the second.
@@ -87,6 +90,9 @@ impl Engine {
     pub fn stop(&mut self) {
         self.node.stop.store(true, std::sync::atomic::Ordering::SeqCst);
         self.node.cluster.stop_waiting();
+        if let Some(parts) = &self.node.parts {
+            parts.pace.open();
+        }
         for r in self.node.board.running() {
             r.stop.store(true, std::sync::atomic::Ordering::SeqCst);
         }
@@ -121,7 +127,7 @@ async fn supervise(node: Arc<Node>, health: HealthBoard) {
     let start = std::thread::spawn(move || starting.announce_start());
     let mut applied = None;
     while !node.stopping() {
-        let wait = Duration::from_millis(TICK_MS);
+        let wait = Duration::from_millis(if watches(&node) { LEADER_TICK_MS } else { TICK_MS });
         if let Ok(next) = tokio::time::timeout(wait, node.cluster.applied_beyond(applied)).await {
             let Some(index) = next else { break };
             applied = Some(index);
@@ -141,12 +147,18 @@ async fn supervise(node: Arc<Node>, health: HealthBoard) {
     let _ = start.join();
 }
 
+/// Whether this node leads while others hold work.
+fn watches(node: &Node) -> bool {
+    node.cluster.metrics().role == zoneward_consensus::raft::Role::Leader
+        && node.cluster.view().leases.values().any(|l| l.node != node.id())
+}
+
 /// A step whose lease has ended stops by itself: another node may do it by now.
 fn stop_what_is_lost(node: &Node) {
     let view = node.cluster.view();
     for r in node.board.running() {
-        // The view may not have the claim yet; then it is older than the lease.
-        if view.revision >= r.epoch && !view.leases.contains_key(&r.epoch) {
+        // What needs no lease cannot lose it. The view may not have the claim yet; then it is older than the lease.
+        if r.epoch > 0 && view.revision >= r.epoch && !view.leases.contains_key(&r.epoch) {
             r.stop.store(true, std::sync::atomic::Ordering::SeqCst);
         }
     }
@@ -178,7 +190,12 @@ fn look_at_targets(node: Arc<Node>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         // Leftovers take room and nothing else.
         let _ = node.clean_spool();
+        if let Some(parts) = &node.parts {
+            // What cannot be removed, the next backup tells.
+            let _ = crate::reading::snapshot::sweep(parts.home.dir());
+        }
         while !node.stopping() {
+            node.look_around();
             node.look_at_targets();
             node.tell_reach();
             // A file that cannot be removed now is looked at again.

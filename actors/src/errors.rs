@@ -23,7 +23,7 @@ pub enum ZoneError {
     Home(#[from] HomeError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("making this zone was interrupted: remove the home and begin again")]
+    #[error("this home holds no whole zone: if nothing was ever backed up with it, remove it and begin again")]
     Unfinished,
     #[error("{0} can be read by others: chmod 600 it, and think of who may have read it")]
     Exposed(PathBuf),
@@ -53,6 +53,14 @@ pub enum ZoneError {
     SourceEmpty { path: PathBuf, held: u64 },
     #[error("{path} was {was} and is {now} now: is a disk not mounted?")]
     SourceMoved { path: PathBuf, was: String, now: String },
+    #[error("the command {what} {path} failed: {why}")]
+    Hook { path: PathBuf, what: &'static str, why: String },
+    #[error("no snapshot of {path} could be made: {why}")]
+    Snapshot { path: PathBuf, why: String },
+    #[error("the {what} command of {path} was not allowed on this node")]
+    NotAllowed { path: PathBuf, what: &'static str },
+    #[error("{path} lies nowhere on this node")]
+    Unmapped { path: PathBuf },
     #[error("no target can take a sector: {0}")]
     NoTarget(String),
     #[error(transparent)]
@@ -65,6 +73,8 @@ pub enum ZoneError {
     Cluster(#[from] ClusterError),
     #[error("this node is a witness: it votes, and has no key to the zone's data")]
     Witness,
+    #[error("a daemon serves this home: stop it first")]
+    Served,
     /// What was begun under the lease does not count any more; nothing that was acknowledged is touched.
     #[error("the lease on this work has ended: another node goes on with it")]
     LeaseEnded,

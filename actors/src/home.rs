@@ -8,6 +8,8 @@
 //! catalogs/          local copies of catalog parts
 //! index/             the chunk index (a cache)
 //! spool/             sectors held for another node until all their copies are made: sealed bytes
+//! source-snapshots/  notes on snapshots of sources that have to be removed
+//! allowed-commands   which commands around sources this node may run
 //! snapshots/         the newest snapshot of the state, for other nodes
 //! incarnation        counts the starts of this node's daemon
 //! zoneward.sock      where the daemon that serves this home listens
@@ -45,6 +47,16 @@ pub(crate) fn io_at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -
 pub struct Home {
     dir: PathBuf,
     _lock: Option<File>,
+}
+
+/// A path with the links in it followed as far as it exists.
+pub fn real(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let known = path.ancestors().find_map(|a| a.canonicalize().ok().map(|real| (a, real)));
+    match known {
+        Some((above, real)) => path.strip_prefix(above).map_or_else(|_| path.clone(), |rest| real.join(rest)),
+        None => path,
+    }
 }
 
 impl Home {

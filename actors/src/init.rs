@@ -12,20 +12,28 @@ use zoneward_sectors::ids::{NodeId, TargetId, ZoneId};
 use zoneward_sectors::keyfile::{OwnerKeyFile, Words};
 use zoneward_sectors::owner::{OwnerKeys, RsaSize};
 use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
-use zoneward_targets::{Existing, ObjectName, Target, Url};
+use zoneward_targets::{Credentials, Existing, ObjectName, Target, Url};
 use zoneward_transport::identity::NodeIdentity;
 
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
 use crate::home::{Home, io_at};
-use crate::zone::{Zone, create_store};
+use crate::zone::{Zone, create_store, seal_credentials};
+
+/// Where a target is, and what opens it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub url: Url,
+    /// None for a directory.
+    pub credentials: Option<Credentials>,
+}
 
 /// What a new zone is to be.
 #[derive(Clone, Debug)]
 pub struct NewZone {
     pub name: String,
     pub node_name: String,
-    pub targets: Vec<Url>,
+    pub targets: Vec<Place>,
     pub sector_min_log2: u8,
     pub zstd_level: i32,
     pub rsa: RsaSize,
@@ -43,10 +51,9 @@ pub struct Made {
 pub fn init(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<Made, ZoneError> {
     let home = Home::create(home_dir)?;
     clear_unfinished(&home)?;
-    let mut targets: Vec<(TargetId, Url, Arc<dyn Target>)> = Vec::new();
-    for url in &new.targets {
-        let target = create_target(url)?;
-        targets.push((target.id(), url.clone(), target));
+    let mut targets: Vec<(&Place, Arc<dyn Target>)> = Vec::new();
+    for place in &new.targets {
+        targets.push((place, create_target(place)?));
     }
     let zone_id = ZoneId::random();
     let owner = OwnerKeys::generate(new.rsa).map_err(|_| ZoneError::State { what: "no owner key could be made" })?;
@@ -87,9 +94,9 @@ pub fn init(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<Made, Zo
     )?;
     let mut zone = Zone::with(home, store)?;
     let keys = ZoneKeys::derive(zone_id, &secret);
-    for (i, (id, url, target)) in targets.into_iter().enumerate() {
+    for (i, (place, target)) in targets.into_iter().enumerate() {
         let name = if i == 0 { "first".to_owned() } else { format!("target-{}", i + 1) };
-        record_target(&mut zone, &keys, id, &name, &url, None, target)?;
+        record_target(&mut zone, &keys, &name, place, None, target)?;
     }
     put_owner_key(&mut zone, &keyfile, new.passphrase_on_targets)?;
     fsx::point("init:before");
@@ -100,10 +107,11 @@ pub fn init(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<Made, Zo
 }
 
 /// Makes a target. One that was made before and never used, as a cut `init` leaves it, is taken as it is.
-fn create_target(url: &Url) -> Result<Arc<dyn Target>, ZoneError> {
-    match zoneward_targets::create(url, TargetId::random(), Existing::Refuse) {
+fn create_target(place: &Place) -> Result<Arc<dyn Target>, ZoneError> {
+    let Place { url, credentials } = place;
+    match zoneward_targets::create(url, TargetId::random(), Existing::Refuse, credentials.as_ref()) {
         Ok(t) => Ok(Arc::from(t)),
-        Err(refused) => match zoneward_targets::open(url, None) {
+        Err(refused) => match zoneward_targets::open(url, None, credentials.as_ref()) {
             Ok(t) if t.list_zones().is_ok_and(|z| z.is_empty()) => Ok(Arc::from(t)),
             _ => Err(refused.into()),
         },
@@ -121,34 +129,46 @@ fn clear_unfinished(home: &Home) -> Result<(), ZoneError> {
 fn record_target(
     zone: &mut Zone,
     keys: &ZoneKeys,
-    id: TargetId,
     name: &str,
-    url: &Url,
+    place: &Place,
     domain: Option<String>,
     target: Arc<dyn Target>,
 ) -> Result<(), ZoneError> {
+    let id = target.id();
     zone.propose(Command::AddTarget {
         target: id,
         name: name.to_owned(),
-        url: url.to_string(),
+        url: place.url.to_string(),
         alias: keys.alias(id),
         domain,
+        credentials: place.credentials.as_ref().map(|c| seal_credentials(keys, id, c)),
     })?;
     zone.add_target(target);
     Ok(())
 }
 
 /// Adds a target to a living zone: it gets the owner's sealed key at once, sectors with the next backup.
-pub fn add_target(zone: &mut Zone, url: &Url, name: &str, domain: Option<String>) -> Result<TargetId, ZoneError> {
-    let target = create_target(url)?;
+pub fn add_target(zone: &mut Zone, place: &Place, name: &str, domain: Option<String>) -> Result<TargetId, ZoneError> {
+    let target = create_target(place)?;
     let id = target.id();
     let keys = zone.keys().clone();
-    record_target(zone, &keys, id, name, url, domain, target)?;
+    record_target(zone, &keys, name, place, domain, target)?;
     let path = zone.home.owner_key();
     let bytes = fsx::read_limited(&path, 1 << 16).map_err(io_at("read", &path))?;
     let keyfile = OwnerKeyFile::from_bytes(&bytes).map_err(|e| ZoneError::Sector(e.to_string()))?;
     put_owner_key(zone, &keyfile, false)?;
     Ok(id)
+}
+
+/// Gives a target other credentials, after it was opened with them.
+pub fn set_credentials(zone: &mut Zone, id: TargetId, credentials: &Credentials) -> Result<(), ZoneError> {
+    let known = zone.state().targets.get(&id).ok_or_else(|| ZoneError::NoTarget("the zone does not know it".into()))?;
+    let url = Url::parse_or_path(&known.url).map_err(|e| ZoneError::TargetUrl(e.to_string()))?;
+    let target = zoneward_targets::open(&url, Some(id), Some(credentials))?;
+    let credentials = seal_credentials(zone.keys(), id, credentials);
+    zone.propose(Command::SetCredentials { target: id, credentials })?;
+    zone.add_target(Arc::from(target));
+    Ok(())
 }
 
 /// Puts the owner's sealed key on every target that can be reached.

@@ -6,6 +6,7 @@
 //! Start at [`zone::Zone`], then [`backup::backup`] and [`settle::settle`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod ambient;
 pub mod backup;
 pub mod board;
 pub mod catalogs;
@@ -14,14 +15,18 @@ pub mod clock;
 pub mod cluster;
 pub mod engine;
 pub mod errors;
+pub mod ground;
 pub mod home;
 pub mod init;
 pub mod join;
 mod mint;
 pub mod node;
 pub mod open;
+pub mod pace;
 mod provide;
+pub mod reading;
 pub mod restore;
+pub mod restorer;
 pub mod serve;
 pub mod settle;
 pub mod survey;

@@ -14,18 +14,20 @@ use zoneward_sectors::stream::RecordKeys;
 use zoneward_targets::{Incoming, TargetError};
 
 use crate::errors::ZoneError;
+use crate::pace::Pace;
 use crate::zone::Zone;
 
 /// A sector on its way into a target.
 pub(crate) struct TargetOut {
     incoming: RwLock<Option<Box<dyn Incoming>>>,
+    pace: Arc<Pace>,
     /// A file takes one writer at a time: here the others sleep, in the kernel they would spin.
     turn: Mutex<()>,
 }
 
 impl TargetOut {
-    pub fn new(incoming: Box<dyn Incoming>) -> Arc<Self> {
-        Arc::new(Self { incoming: RwLock::new(Some(incoming)), turn: Mutex::default() })
+    pub fn new(incoming: Box<dyn Incoming>, pace: Arc<Pace>) -> Arc<Self> {
+        Arc::new(Self { incoming: RwLock::new(Some(incoming)), pace, turn: Mutex::default() })
     }
 
     fn take(&self) -> Option<Box<dyn Incoming>> {
@@ -51,6 +53,7 @@ impl TargetOut {
 
 impl SectorOut for TargetOut {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.pace.send(bytes.len());
         let _turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
         match &*self.incoming.read().unwrap_or_else(|e| e.into_inner()) {
             Some(i) => i.write_at(offset, bytes).map_err(std::io::Error::other),
@@ -84,7 +87,7 @@ pub(crate) fn resume_copy(zone: &Zone, known: &zoneward_consensus::model::Copy) 
     let incoming = t.open(known.alias, known.id)?;
     // What a target cannot hold across an interruption is sent again: the same bytes.
     let held = if t.capabilities().resume { incoming.offset() } else { 0 };
-    Ok((Minted { copy: known.id, header, keys, out: TargetOut::new(incoming) }, held))
+    Ok((Minted { copy: known.id, header, keys, out: TargetOut::new(incoming, zone.pace().clone()) }, held))
 }
 
 /// Mints a copy of `sector` for `target`.
@@ -116,6 +119,6 @@ pub(crate) fn mint_copy(
     fsx::point("open-copy:after");
     let keys = RecordKeys::derive(&dek, &header);
     let t = zone.target(target).ok_or_else(|| ZoneError::NoTarget("it is not reachable".into()))?;
-    let out = TargetOut::new(t.open(alias, copy)?);
+    let out = TargetOut::new(t.open(alias, copy)?, zone.pace().clone());
     Ok(Minted { copy, header, keys, out })
 }

@@ -12,13 +12,15 @@ use zoneward_consensus::model::State;
 use zoneward_consensus::plan::staged_in_vain;
 use zoneward_consensus::raft::Role;
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::{CopyId, NodeId, SectorId, TargetId};
+use zoneward_sectors::ids::{CopyId, NodeId, SectorId, SourceId, TargetId};
 use zoneward_sectors::sector_reader::SectorIn;
 use zoneward_transport::kind;
 
+use crate::ambient::{Ambient, Watch};
 use crate::board::{Board, StepReport};
 use crate::clock::now_ms;
 use crate::cluster::{Cluster, CommandError};
+use crate::engine::backlog::Backlog;
 use crate::errors::ZoneError;
 use crate::home::io_at;
 use crate::open::{Targets, chain};
@@ -27,9 +29,11 @@ use crate::zone::{Authority, Zone, ZoneParts, open_target};
 
 /// Wait before a command is tried again, ms: doubled up to [`RETRY_MS_MAX`].
 const RETRY_MS: u64 = 50;
-const RETRY_MS_MAX: u64 = 1_000;
+const RETRY_MS_MAX: u64 = 200;
 /// How long another node may take to say how it does, ms.
 const REPORT_MS: u64 = 1_000;
+/// How often a target behind a network is asked whether it is there, ms: each question may cost money.
+const REMOTE_LOOK_MS: u64 = 60_000;
 
 /// A node at work.
 pub struct Node {
@@ -47,11 +51,19 @@ pub struct Node {
     pub started_ms: u64,
     /// The invites that were let out here.
     pub desk: crate::join::Desk,
+    /// The restores that this node was asked for.
+    pub restores: crate::restorer::Restores,
     reach: Mutex<Reach>,
     heard: Mutex<BTreeMap<NodeId, NodeReport>>,
     leading: Mutex<Leading>,
     /// Why the zone does not take this start.
     refused: Mutex<Option<String>>,
+    /// What the machine does besides.
+    ambient: Mutex<(Watch, Ambient)>,
+    /// What waits in sources whose last backup is old, as this node found it.
+    backlog: Mutex<Vec<Backlog>>,
+    /// When schedules were last looked at.
+    scheduled: Mutex<Option<Instant>>,
     /// When copies were last looked after from here.
     checked: Mutex<Option<Instant>>,
 }
@@ -61,6 +73,8 @@ pub struct Node {
 struct Reach {
     open: Targets,
     away: BTreeMap<TargetId, String>,
+    /// When targets behind a network were last asked, and with which credentials.
+    asked: BTreeMap<TargetId, (Instant, Option<String>)>,
 }
 
 /// How a node does, as it says itself.
@@ -78,6 +92,12 @@ pub struct NodeReport {
     pub steps: Vec<StepReport>,
     /// Targets that it cannot use, and why.
     pub away: BTreeMap<TargetId, String>,
+    /// What its machine does besides.
+    #[serde(default)]
+    pub ambient: Ambient,
+    /// What waits in sources that it looked at.
+    #[serde(default)]
+    pub backlog: Vec<Backlog>,
 }
 
 /// Raft's roles as people read them.
@@ -119,10 +139,14 @@ impl Node {
             stop: Arc::default(),
             started_ms: now_ms(),
             desk: crate::join::Desk::default(),
+            restores: crate::restorer::Restores::default(),
             reach: Mutex::default(),
             heard: Mutex::default(),
             leading: Mutex::default(),
             refused: Mutex::default(),
+            ambient: Mutex::default(),
+            backlog: Mutex::default(),
+            scheduled: Mutex::default(),
             checked: Mutex::default(),
         }
     }
@@ -155,15 +179,33 @@ impl Node {
 
     /// Opens the targets that are new, tries those again that were away, and lets go of those that do not answer.
     pub fn look_at_targets(&self) {
-        if self.parts.is_none() {
-            return;
-        }
+        let Some(parts) = &self.parts else { return };
         let view = self.cluster.view();
-        let known = lock(&self.reach).open.clone();
+        let (known, away, asked) = {
+            let reach = lock(&self.reach);
+            (reach.open.clone(), reach.away.clone(), reach.asked.clone())
+        };
         let mut next = Reach::default();
         for t in view.targets.values() {
-            let kept = known.get(&t.id).filter(|x| x.list_zones().is_ok());
-            match kept.cloned().map_or_else(|| open_target(t), Ok) {
+            let mut known = known.get(&t.id);
+            if !t.url.starts_with("file:") {
+                let before = asked.get(&t.id).filter(|(_, credentials)| *credentials == t.credentials);
+                if before.is_none() {
+                    // What was opened with other credentials is opened again.
+                    known = None;
+                }
+                if let Some((at, credentials)) =
+                    before.filter(|(at, _)| at.elapsed() < Duration::from_millis(REMOTE_LOOK_MS))
+                {
+                    next.asked.insert(t.id, (*at, credentials.clone()));
+                    known.into_iter().for_each(|x| drop(next.open.insert(t.id, x.clone())));
+                    away.get(&t.id).into_iter().for_each(|why| drop(next.away.insert(t.id, why.clone())));
+                    continue;
+                }
+                next.asked.insert(t.id, (Instant::now(), t.credentials.clone()));
+            }
+            let kept = known.filter(|x| x.list_zones().is_ok());
+            match kept.cloned().map_or_else(|| open_target(t, &parts.keys), Ok) {
                 Ok(target) => {
                     next.open.insert(t.id, target);
                 }
@@ -275,6 +317,49 @@ impl Node {
         *lock(&self.checked) = Some(Instant::now());
     }
 
+    /// Looks at the machine, and takes over how fast work may go now.
+    pub(crate) fn look_around(&self) {
+        let ambient = {
+            let mut watch = lock(&self.ambient);
+            // Nobody else looks: the lock is free while a slow answer is waited for.
+            std::mem::take(&mut watch.0)
+        };
+        let mut watch = ambient;
+        let seen = watch.look();
+        *lock(&self.ambient) = (watch, seen);
+        if let Some(parts) = &self.parts {
+            parts.pace.set(&self.cluster.view().policy);
+        }
+    }
+
+    /// What waits in sources that this node looked at.
+    pub(crate) fn backlog(&self) -> Vec<Backlog> {
+        lock(&self.backlog).clone()
+    }
+
+    /// Remembers what was found in a source, and forgets sources that are gone.
+    pub(crate) fn found(&self, source: SourceId, found: Option<Backlog>) {
+        let view = self.cluster.view();
+        let mut all = lock(&self.backlog);
+        all.retain(|b| b.source != source && view.sources.contains_key(&b.source));
+        all.extend(found);
+    }
+
+    /// Threads that a step may use now.
+    pub fn threads_now(&self) -> usize {
+        self.parts.as_ref().map_or(self.threads, |p| p.pace.threads(self.threads))
+    }
+
+    /// Whether schedules were last looked at longer ago than `period`; then they count as looked at.
+    pub(crate) fn schedules_due(&self, period: Duration) -> bool {
+        let mut at = lock(&self.scheduled);
+        let due = at.is_none_or(|at| at.elapsed() > period);
+        if due {
+            *at = Some(Instant::now());
+        }
+        due
+    }
+
     /// How this node does.
     pub fn report(&self) -> NodeReport {
         let m = self.cluster.metrics();
@@ -289,6 +374,8 @@ impl Node {
             applied: m.last_applied.unwrap_or(0),
             steps: self.board.report(),
             away: self.away(),
+            ambient: lock(&self.ambient).1,
+            backlog: self.backlog(),
         }
     }
 
@@ -325,18 +412,15 @@ impl Authority for Node {
                 Err(CommandError::Unknown) => maybe = true,
                 Err(CommandError::NoLeader | CommandError::Busy) => {}
                 Err(CommandError::Refused { code, text }) => {
-                    // An earlier try may have come through, so that this one came too late.
-                    if maybe {
-                        let state = self.cluster.linearizable()?;
-                        if took_effect(&state, self.id(), &command) {
-                            return Ok(state);
-                        }
+                    // An earlier try may have come through, so that this one came too late. Whether it did must be
+                    // known: work that is held and not known of would be held for ever.
+                    let seen = if maybe { self.cluster.linearizable().map(Some) } else { Ok(None) };
+                    match seen {
+                        Ok(Some(state)) if took_effect(&state, self.id(), &command) => return Ok(state),
+                        Ok(_) if code == "lease" => return Err(ZoneError::LeaseEnded),
+                        Ok(_) => return Err(CommandError::Refused { code, text }.into()),
+                        Err(_) => {}
                     }
-                    return Err(if code == "lease" {
-                        ZoneError::LeaseEnded
-                    } else {
-                        CommandError::Refused { code, text }.into()
-                    });
                 }
                 Err(e) => return Err(e.into()),
             }

@@ -32,14 +32,19 @@ fn failed(what: &str, e: impl Into<ZoneError>) -> PackError {
     PackError::Provider(what.to_owned(), Some(Box::new(e.into())))
 }
 
-/// The target for a first copy: one that can be written in place, with the most room.
+/// The target for a first copy: one that the packer can write to while it packs; a directory before one behind a network, because
+/// further copies are made from it; then the one with the most room.
 pub(crate) fn first_target(zone: &Zone) -> Result<TargetId, ZoneError> {
     let usable = zone.targets().iter().filter(|(id, t)| {
         let known = zone.state().targets.get(id);
-        known.is_some_and(|k| !k.paused) && t.capabilities().direct_write
+        known.is_some_and(|k| !k.paused) && t.capabilities().ordered_write
     });
+    let near = |id: &TargetId| zone.state().targets.get(id).is_some_and(|k| k.url.starts_with("file:"));
     usable
-        .max_by_key(|(id, t)| (t.capabilities().free_bytes.unwrap_or(u64::MAX) >> 34, std::cmp::Reverse(**id)))
+        .max_by_key(|(id, t)| {
+            let room = t.capabilities().free_bytes.unwrap_or(u64::MAX) >> 34;
+            (near(id), room, std::cmp::Reverse(**id))
+        })
         .map(|(id, _)| *id)
         .ok_or_else(|| {
             let why: Vec<String> =

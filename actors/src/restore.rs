@@ -1,7 +1,9 @@
 //! Restoring checkpoints: which entries, to where, from which copies.
 
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use zoneward_consensus::names;
 use zoneward_sectors::catalog::CatalogError;
 use zoneward_sectors::entry::{Entry, Kind};
 use zoneward_sectors::ids::{CheckpointId, LayerId, SourceId};
@@ -37,6 +39,11 @@ pub struct Held {
     pub path: Vec<u8>,
     pub layers: Vec<LayerId>,
     pub priority: i32,
+}
+
+/// Whether `path` is `top` or lies below it.
+pub fn is_within(path: &[u8], top: &[u8]) -> bool {
+    path == top || top == b"/" || (path.starts_with(top) && path.get(top.len()) == Some(&b'/'))
 }
 
 /// The sources a checkpoint holds, most important first.
@@ -75,7 +82,7 @@ pub fn restore_checkpoint(
     let opener = zone.opener();
     let catalogs = zone.catalogs(&opener);
     for held in sources_of(zone, request.checkpoint) {
-        let (dir, top) = place_of(request, &held);
+        let (dir, top) = place_of(zone, request, &held)?;
         let fresh = request.to.as_deref().is_some_and(is_empty_dir) || !dir.exists();
         let settings = Settings {
             threads: request.threads,
@@ -92,11 +99,15 @@ pub fn restore_checkpoint(
 }
 
 /// The directory that nothing leaves, and the source's place inside it.
-fn place_of(request: &RestoreRequest<'_>, held: &Held) -> (PathBuf, Vec<u8>) {
-    let inside = held.path.strip_prefix(b"/").unwrap_or(&held.path).to_vec();
+fn place_of(zone: &Zone, request: &RestoreRequest<'_>, held: &Held) -> Result<(PathBuf, Vec<u8>), ZoneError> {
     match &request.to {
-        Some(dir) => (dir.clone(), inside),
-        None => (PathBuf::from("/"), inside),
+        Some(dir) => Ok((dir.clone(), names::inside(&held.path))),
+        None => {
+            let place = zone.state().place_on(zone.node(), &held.path);
+            let path = || PathBuf::from(std::ffi::OsString::from_vec(held.path.clone()));
+            let place = place.ok_or_else(|| ZoneError::Unmapped { path: path() })?;
+            Ok((PathBuf::from("/"), names::inside(&place)))
+        }
     }
 }
 

@@ -113,10 +113,12 @@ pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Sett
     Ok(settled)
 }
 
-/// A target's trouble must not stop what the others can do.
+/// A target's trouble must not stop what the others can do, nor undo what is stored: what cannot be read because its
+/// target is away waits for it.
 fn is_a_targets(e: &ZoneError) -> bool {
-    use ZoneError::{NoTarget, Read, Sector, Target, Write};
+    use ZoneError::{Catalogs, NoCopy, NoTarget, Read, Sector, Target, Write};
     matches!(e, Target(_) | NoTarget(_) | Sector(_) | Read(_) | Write(_))
+        || (matches!(e, Catalogs(_) | NoCopy(_)) && !e.is_damage())
 }
 
 /// The plan as if these targets were paused.

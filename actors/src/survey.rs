@@ -1,17 +1,19 @@
 //! The survey of a source: what changed, how much, before anything is written.
 
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use zoneward_consensus::model::Source;
+use zoneward_consensus::model::{Ground, Source, State};
 use zoneward_sectors::catalog::{CatalogError, Merge};
 use zoneward_sectors::diff::{Change, Counts, Differ, Trouble};
 use zoneward_sectors::glob::Excludes;
+use zoneward_sectors::ids::NodeId;
 use zoneward_sectors::walk::{Filter, Walk, WalkOptions};
 
 use crate::errors::ZoneError;
+use crate::ground::ground_of;
 
 /// Changes kept from the survey; if there are more, the source is scanned a second time.
 const KEEP_MAX: usize = 100_000;
@@ -35,53 +37,67 @@ pub struct Survey {
     /// All changes, if they are few enough to keep.
     pub changes: Option<Vec<Change>>,
     pub any_change: bool,
-    /// What the root lies on: see [`mount_of`].
-    pub mount: String,
+    /// What it lies on.
+    pub ground: Ground,
 }
 
 /// The scan of a source against its base.
 pub type Scan = Differ<Walk, Box<dyn Iterator<Item = Result<zoneward_sectors::entry::Entry, CatalogError>> + Send>>;
 
-/// A source's path.
+/// A source's own path, as it is stored and shown: it may be a dfs name.
 pub fn source_path(source: &Source) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(source.path.clone()))
 }
 
-/// Begins to compare a source with its base.
-pub fn scan(source: &Source, base: Merge, compare: Compare, threads: usize) -> Result<Scan, ZoneError> {
-    let root = source_path(source);
+/// Where a source lies on a node.
+pub fn located(state: &State, node: NodeId, source: &Source) -> Result<PathBuf, ZoneError> {
+    let place = state.place_on(node, &source.path).map(|p| PathBuf::from(std::ffi::OsString::from_vec(p)));
+    place.ok_or_else(|| ZoneError::Unmapped { path: source_path(source) })
+}
+
+/// Begins to compare a source with its base. It is read at `root`, which may be a snapshot of it.
+pub fn scan(source: &Source, root: &Path, base: Merge, compare: Compare, threads: usize) -> Result<Scan, ZoneError> {
     let excludes = Excludes::new(&source.excludes, false).map_err(|e| ZoneError::TargetUrl(e.to_string()))?;
-    let filter: Option<Filter> = if source.excludes.is_empty() {
-        None
+    let filter: Filter = if source.excludes.is_empty() {
+        Arc::new(|path: &[u8], is_dir| is_dir && is_snapshot(path))
     } else {
-        let top = root.as_os_str().as_bytes().to_vec();
-        Some(Arc::new(move |path: &[u8], is_dir| {
+        // Patterns are written for the source's own path.
+        let top = source.path.clone();
+        Arc::new(move |path: &[u8], is_dir| {
             let absolute = [&top[..], b"/", path].concat();
-            excludes.matches(path, &absolute, is_dir)
-        }))
+            (is_dir && is_snapshot(path)) || excludes.matches(path, &absolute, is_dir)
+        })
     };
     let options = WalkOptions {
         threads,
         one_file_system: source.one_file_system,
-        excludes: filter,
+        excludes: Some(filter),
         skip_caches: source.exclude_caches,
     };
-    let walk = Walk::start(&root, options)
-        .map_err(|e| ZoneError::Source { path: root.clone(), source: std::io::Error::other(e) })?;
+    let walk = Walk::start(root, options)
+        .map_err(|e| ZoneError::Source { path: root.to_owned(), source: std::io::Error::other(e) })?;
     let base: Box<dyn Iterator<Item = _> + Send> = Box::new(base);
     Ok(Differ::new(walk, base, compare == Compare::All, compare == Compare::WholeCatalog))
 }
 
-/// Scans a source once.
+/// A snapshot that a backup of this or another source just made is a part of no source.
+fn is_snapshot(path: &[u8]) -> bool {
+    let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
+    name.starts_with(crate::reading::snapshot::BTRFS_PREFIX.as_bytes())
+}
+
+/// Scans a source once, at `root`; `live` is where it lies itself.
 pub fn survey(
     source: &Source,
+    live: &Path,
+    root: &Path,
     base: Merge,
     compare: Compare,
     threads: usize,
     stop: &AtomicBool,
 ) -> Result<Survey, ZoneError> {
-    let mount = mount_of(&source_path(source))?;
-    let mut scan = scan(source, base, compare, threads)?;
+    let ground = ground_of(live, source.one_file_system)?;
+    let mut scan = scan(source, root, base, compare, threads)?;
     let (mut kept, mut total) = (Vec::new(), 0usize);
     for change in scan.by_ref() {
         let change = change.map_err(|e| ZoneError::Catalogs(e.into()))?;
@@ -100,21 +116,6 @@ pub fn survey(
         troubles: std::mem::take(&mut scan.troubles),
         changes: (total <= KEEP_MAX).then_some(kept),
         any_change: total > 0,
-        mount,
+        ground,
     })
-}
-
-/// What a path lies on, in words that stay the same across restarts: `a mounted file system`, or `a plain directory`.
-pub fn mount_of(path: &Path) -> Result<String, ZoneError> {
-    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-    let mount = |p: &Path| {
-        let s = statx(CWD, p, AtFlags::empty(), StatxFlags::MNT_ID);
-        s.map(|s| s.stx_mnt_id).map_err(|e| ZoneError::Source { path: path.to_owned(), source: e.into() })
-    };
-    let here = mount(path)?;
-    let is_mount = match path.parent() {
-        Some(parent) => mount(parent)? != here,
-        None => true,
-    };
-    Ok(if is_mount { "a mounted file system" } else { "a plain directory" }.into())
 }

@@ -9,10 +9,11 @@ use zoneward_sectors::crypto::sha256;
 use zoneward_sectors::frames::FrameWriter;
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, SectorId, TargetId};
+use zoneward_sectors::keyfile::OwnerKeyFile;
 use zoneward_sectors::pack::{IndexJson, IndexSystem};
 use zoneward_sectors::pax;
 use zoneward_sectors::sector_writer::{Finished, SectorFacts, SectorWriter};
-use zoneward_targets::{ObjectName, TargetError};
+use zoneward_targets::{ObjectName, Target, TargetError};
 
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
@@ -166,10 +167,43 @@ pub(crate) fn publish(zone: &mut Zone, target: TargetId) -> Result<(), ZoneError
     let bytes = serde_json::to_vec(&pointer).map_err(|_| ZoneError::State { what: "the head cannot be written" })?;
     let alias = zone.keys().alias(target);
     let t = zone.target(target).cloned().ok_or_else(|| ZoneError::NoTarget("it is not reachable".into()))?;
+    put_back_owner_key(zone, target, t.as_ref())?;
     fsx::point("publish:before");
     t.put_object(alias, ObjectName::Pointer, &bytes)?;
     fsx::point("publish:after");
     zone.propose(Command::PublishedPointer { target, n: head.n, hash: sha256(&[&bytes]) })?;
+    Ok(())
+}
+
+/// Puts the owner's sealed key back where it is gone or changed, or was not replaced when the owner changed it: without
+/// it, words and target no longer open anything. What cannot be read now is left alone, and so is a target whose key this
+/// home does not have; a check names both.
+fn put_back_owner_key(zone: &mut Zone, id: TargetId, target: &dyn Target) -> Result<(), ZoneError> {
+    let Some(wanted) = zone.state().targets.get(&id).and_then(|t| t.owner_key_hash) else { return Ok(()) };
+    let alias = zone.keys().alias(id);
+    let (right, with_passphrase) = match target.get_object(alias, ObjectName::OwnerKey, 1 << 16) {
+        Ok(bytes) => {
+            let with = OwnerKeyFile::from_bytes(&bytes).is_ok_and(|f| f.has_passphrase());
+            (sha256(&[&bytes]) == wanted, with)
+        }
+        Err(TargetError::NotFound { .. } | TargetError::TooLarge { .. }) => (false, false),
+        Err(_) => return Ok(()),
+    };
+    let Ok(kept) = fsx::read_limited(&zone.home.owner_key(), 1 << 16) else { return Ok(()) };
+    let Ok(file) = OwnerKeyFile::from_bytes(&kept) else { return Ok(()) };
+    let forms = [file.without_passphrase().to_bytes(), file.to_bytes()];
+    match forms.iter().find(|b| sha256(&[b]) == wanted) {
+        Some(_) if right => {}
+        Some(bytes) => target.put_object(alias, ObjectName::OwnerKey, bytes)?,
+        // In a zone of one node nobody else can have changed the keys: this home holds the newest.
+        None if zone.state().nodes.len() == 1 => {
+            let bytes = &forms[usize::from(with_passphrase)];
+            target.put_object(alias, ObjectName::OwnerKey, bytes)?;
+            let owner_key_hash = Some(sha256(&[bytes]));
+            zone.propose(Command::SetTarget { target: id, paused: None, owner_key_hash })?;
+        }
+        None => {}
+    }
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{NodeId, TargetId};
 use zoneward_sectors::owner::OwnerPublic;
 use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
-use zoneward_targets::{Target, TargetError, Url};
+use zoneward_targets::{Credentials, Target, TargetError, Url};
 use zoneward_transport::identity::NodeIdentity;
 
 use crate::catalogs::Catalogs;
@@ -25,6 +25,7 @@ use crate::clock::now_ms;
 use crate::errors::ZoneError;
 use crate::home::{Home, io_at};
 use crate::open::{Opener, Targets};
+use crate::pace::Pace;
 
 /// A target that could not be opened, and why.
 #[derive(Debug)]
@@ -62,6 +63,7 @@ pub struct Zone {
     secret: Arc<ZoneSecret>,
     identity: Arc<NodeIdentity>,
     owner: Arc<OwnerPublic>,
+    pace: Arc<Pace>,
     targets: Targets,
     unreachable: Arc<Vec<Unreachable>>,
     table: SectorTable,
@@ -106,10 +108,10 @@ impl Zone {
             Truth::Alone(store) => store.state(),
             Truth::Shared { state, .. } => state,
         };
-        let ZoneParts { home, keys, secret, identity, owner, table } = ZoneParts::of(home, state)?;
-        let (targets, unreachable) = open_targets(state)?;
+        let ZoneParts { home, keys, secret, identity, owner, pace, table } = ZoneParts::of(home, state)?;
+        let (targets, unreachable) = open_targets(state, &keys)?;
         let unreachable = Arc::new(unreachable);
-        Ok(Self { home, truth, keys, secret, identity, owner, targets, unreachable, table })
+        Ok(Self { home, truth, keys, secret, identity, owner, pace, targets, unreachable, table })
     }
 
     pub fn state(&self) -> &State {
@@ -155,6 +157,11 @@ impl Zone {
         &self.owner
     }
 
+    /// How fast may be sent.
+    pub fn pace(&self) -> &Arc<Pace> {
+        &self.pace
+    }
+
     pub fn targets(&self) -> &Targets {
         &self.targets
     }
@@ -185,6 +192,17 @@ impl Zone {
         Catalogs { home: &self.home, state: self.state(), opener }
     }
 
+    /// Makes this node the zone's only one, as the owner signed. Nobody else may serve the home.
+    pub fn recover_quorum(&mut self, command: Command) -> Result<(), ZoneError> {
+        match &mut self.truth {
+            Truth::Alone(store) => {
+                zoneward_consensus::quorum::recover(store, now_ms(), self.identity.node(), command)?;
+                Ok(())
+            }
+            Truth::Shared { .. } => Err(ZoneError::Served),
+        }
+    }
+
     /// Changes the zone: durable when this returns. A refusal is an error that says why.
     pub fn propose(&mut self, command: Command) -> Result<(), ZoneError> {
         match &mut self.truth {
@@ -204,10 +222,10 @@ impl Zone {
 }
 
 /// Opens the targets of a state.
-fn open_targets(state: &State) -> Result<(Targets, Vec<Unreachable>), ZoneError> {
+fn open_targets(state: &State, keys: &ZoneKeys) -> Result<(Targets, Vec<Unreachable>), ZoneError> {
     let (mut targets, mut unreachable) = (Targets::new(), Vec::new());
     for t in state.targets.values() {
-        match open_target(t) {
+        match open_target(t, keys) {
             Ok(target) => {
                 targets.insert(t.id, target);
             }
@@ -221,19 +239,41 @@ fn open_targets(state: &State) -> Result<(Targets, Vec<Unreachable>), ZoneError>
 }
 
 /// Opens a target, if what lies there is that target.
-pub(crate) fn open_target(t: &zoneward_consensus::model::Target) -> Result<Arc<dyn Target>, ZoneError> {
+pub(crate) fn open_target(
+    t: &zoneward_consensus::model::Target,
+    keys: &ZoneKeys,
+) -> Result<Arc<dyn Target>, ZoneError> {
     let url = Url::parse_or_path(&t.url).map_err(|e| ZoneError::TargetUrl(e.to_string()))?;
-    Ok(Arc::from(zoneward_targets::open(&url, Some(t.id))?))
+    let credentials = match &t.credentials {
+        Some(sealed) => Some(open_credentials(keys, t.id, sealed)?),
+        None => None,
+    };
+    Ok(Arc::from(zoneward_targets::open(&url, Some(t.id), credentials.as_ref())?))
+}
+
+/// Seals a target's credentials for the zone's state.
+pub(crate) fn seal_credentials(keys: &ZoneKeys, target: TargetId, credentials: &Credentials) -> String {
+    STANDARD.encode(keys.seal_credentials(target, &credentials.to_json()))
+}
+
+fn open_credentials(keys: &ZoneKeys, target: TargetId, sealed: &str) -> Result<Credentials, ZoneError> {
+    let bad = ZoneError::State { what: "the credentials of a target" };
+    let Ok(sealed) = STANDARD.decode(sealed) else { return Err(bad) };
+    match keys.open_credentials(target, &sealed) {
+        Ok(plain) => Credentials::from_json(&plain).map_err(|_| bad),
+        Err(_) => Err(bad),
+    }
 }
 
 /// What every handle on a zone shares.
 #[derive(Clone)]
 pub struct ZoneParts {
     pub home: Arc<Home>,
-    keys: Arc<ZoneKeys>,
+    pub(crate) keys: Arc<ZoneKeys>,
     secret: Arc<ZoneSecret>,
     pub identity: Arc<NodeIdentity>,
     owner: Arc<OwnerPublic>,
+    pub pace: Arc<Pace>,
     table: SectorTable,
 }
 
@@ -255,7 +295,9 @@ impl ZoneParts {
         let secret = ZoneSecret::from_json(&read_secret(&home.zone_secret())?)?;
         let keys = Arc::new(ZoneKeys::derive(zone.id, &secret));
         let (secret, owner, table) = (Arc::new(secret), Arc::new(owner), SectorTable::default());
-        Ok(Self { home, keys, secret, identity, owner, table })
+        let pace = Arc::new(Pace::default());
+        pace.set(&state.policy);
+        Ok(Self { home, keys, secret, identity, owner, pace, table })
     }
 
     /// A handle that works under a lease, or under none, with these targets.
@@ -268,6 +310,7 @@ impl ZoneParts {
             secret: self.secret.clone(),
             identity: self.identity.clone(),
             owner: self.owner.clone(),
+            pace: self.pace.clone(),
             targets,
             unreachable: Arc::default(),
             table: self.table.clone(),

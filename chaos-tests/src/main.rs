@@ -1,10 +1,13 @@
 //! Runs the product again and again, breaking it at one place after another.
 //!
 //! `cargo run --release -p chaos-tests --features faults -- faults|points|powerloss [--every K] [--seed S] [--at N]`
+//! `cargo run --release -p chaos-tests -- failover [--kills N] [--seed S] [--size MIB]`
 
+mod failover;
 mod faults;
 mod points;
 mod powerloss;
+mod simulate;
 mod workshop;
 
 use anyhow::{Context, Result, bail};
@@ -14,9 +17,14 @@ const USAGE: &str = "usage: chaos-tests faults|points|powerloss [--every K] [--s
   faults      fail or kill at every file call of a backup and of a restore
   points      kill at every passing of every fail point
   powerloss   lose what is not synced at file calls of a backup (needs root)
+  simulate    run whole zones under seeded faults, on simulated time: simulate --help
   --every K   only every K-th call [default: 1; powerloss: 40]
   --seed S    where to begin with --every [default: 1]
-  --at N      only the N-th call";
+  --at N      only the N-th call
+or: chaos-tests failover [--kills N] [--seed S] [--size MIB]
+  three daemons; the one that packs, copies or leads is killed at seeded moments
+  --kills N   how often in all [default: 100]
+  --size MIB  of the source [default: 2048]";
 
 /// Which places are broken.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +58,28 @@ fn main() {
     }
 }
 
+fn failover_plan(args: &[String]) -> Result<failover::Plan> {
+    let mut plan = failover::Plan { kills: 100, seed: 1, size_mib: 2048 };
+    for pair in args.chunks(2) {
+        let number = || pair.get(1).and_then(|v| v.parse::<u64>().ok()).context(USAGE);
+        match pair.first().map(String::as_str) {
+            Some("--kills") => plan.kills = usize::try_from(number()?)?,
+            Some("--seed") => plan.seed = number()?,
+            Some("--size") => plan.size_mib = number()?.max(48),
+            _ => bail!(USAGE),
+        }
+    }
+    Ok(plan)
+}
+
 fn run(args: &[String]) -> Result<bool> {
     let what = args.get(1).context(USAGE)?;
+    if what == "failover" {
+        return failover::run(failover_plan(&args[2..])?);
+    }
+    if what == "simulate" {
+        return simulate::run(args.get(2..).unwrap_or_default());
+    }
     let mut plan = Plan { every: if what == "powerloss" { 40 } else { 1 }, seed: 1, at: None };
     for pair in args.get(2..).unwrap_or_default().chunks(2) {
         let number = || pair.get(1).and_then(|v| v.parse::<u64>().ok()).context(USAGE);

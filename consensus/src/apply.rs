@@ -3,11 +3,13 @@
 mod checkpoints;
 mod leases;
 mod nodes;
+mod policy;
 mod sectors;
+mod tokens;
 
 use std::collections::BTreeSet;
 
-use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId};
+use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId};
 
 use crate::command::Command;
 use crate::limits::NAME_LEN_MAX;
@@ -43,6 +45,8 @@ pub enum Refusal {
     Held,
     #[error("the lease has ended: another node may do this work by now")]
     Lease,
+    #[error("the signature is not the owner's")]
+    Signature,
 }
 
 impl Refusal {
@@ -59,6 +63,7 @@ impl Refusal {
             Self::SameTarget => "same_target",
             Self::Held => "held",
             Self::Lease => "lease",
+            Self::Signature => "signature",
         }
     }
 }
@@ -77,6 +82,8 @@ pub enum Row {
     Copy(CopyId),
     Lease(u64),
     Invite(Digest),
+    Policy,
+    Token(TokenId),
 }
 
 /// A state under change: the record of what was touched goes with it.
@@ -149,7 +156,30 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::Staged { sector, copy } => sectors::staged(c, *sector, *copy),
         Command::Unstaged { sector } => sectors::unstaged(c, *sector),
         Command::RefuseTask { checkpoint, refused } => checkpoints::refuse_task(c, *checkpoint, refused),
+        Command::RecoverQuorum { generation, signature } => nodes::recover_quorum(c, *generation, signature),
+        Command::PutSchedule { name, schedule } => policy::put_schedule(c, name, schedule),
+        Command::RemoveSchedule { name } => policy::remove_schedule(c, name),
+        Command::SetConditions { conditions } => policy::set_conditions(c, *conditions),
+        Command::SetLimits { limits } => policy::set_limits(c, limits),
+        Command::MapName { name, node, path } => policy::map_name(c, name, *node, path.as_deref()),
+        Command::RunSchedule { .. } => policy::run(c, command),
+        Command::PutToken { token, hash, label, scopes, expires_ms } => {
+            tokens::put(c, *token, *hash, label, scopes, *expires_ms)
+        }
+        Command::RemoveToken { token } => tokens::remove(c, *token),
+        Command::IfSeen { seen, command } => match crate::seen::before(c.state, command) {
+            Some(now) if now == *seen => dispatch(c, command),
+            Some(_) => Err(Refusal::Differs("the record")),
+            None => Err(Refusal::Unknown("the record")),
+        },
         Command::AddTarget { .. } => add_target(c, command),
+        Command::SetCredentials { target, credentials } => {
+            credentials_ok(credentials)?;
+            let t = c.state.targets.get_mut(target).ok_or(Refusal::Unknown("the target"))?;
+            t.credentials = Some(credentials.clone());
+            c.rows.insert(Row::Target(*target));
+            Ok(())
+        }
         Command::SetTarget { target, paused, owner_key_hash } => {
             let t = c.state.targets.get_mut(target).ok_or(Refusal::Unknown("the target"))?;
             t.paused = paused.unwrap_or(t.paused);
@@ -158,9 +188,19 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
             Ok(())
         }
         Command::PutSource { source } => put_source(c, source),
+        Command::SetReading { source, reading } => {
+            let s = c.state.sources.get_mut(source).ok_or(Refusal::Unknown("the source"))?;
+            if let Some(what) = reading.fault() {
+                return Err(Refusal::Range(what));
+            }
+            s.reading.clone_from(reading);
+            c.rows.insert(Row::Source(*source));
+            Ok(())
+        }
         Command::RemoveSource { source } => {
             c.state.sources.remove(source).ok_or(Refusal::Unknown("the source"))?;
             c.rows.insert(Row::Source(*source));
+            policy::forget_source(c, *source);
             Ok(())
         }
         Command::OpenCheckpoint { checkpoint, checkpoint_kind, sources, allow_empty } => {
@@ -229,6 +269,7 @@ fn create_zone(c: &mut Change<'_>, command: &Command) -> Applied {
         zstd_level: *zstd_level,
         feature_level: crate::command::LEVEL,
         secret_epoch: *secret_epoch,
+        generation: 0,
     });
     c.rows.insert(Row::Zone);
     Ok(())
@@ -257,10 +298,11 @@ fn set_zone(c: &mut Change<'_>, name: &Option<String>, min: Option<u8>, level: O
 }
 
 fn add_target(c: &mut Change<'_>, command: &Command) -> Applied {
-    let Command::AddTarget { target, name, url, alias, domain } = command else {
+    let Command::AddTarget { target, name, url, alias, domain, credentials } = command else {
         return Err(Refusal::Unknown("the command"));
     };
     name_ok(name)?;
+    credentials.as_ref().map_or(Ok(()), |c| credentials_ok(c))?;
     if c.state.targets.values().any(|t| t.id == *target || t.name == *name || t.url == *url) {
         return Err(Refusal::Exists("a target of this name or URL"));
     }
@@ -275,14 +317,23 @@ fn add_target(c: &mut Change<'_>, command: &Command) -> Applied {
         owner_key_hash: None,
         pointer: None,
         reached_by: BTreeSet::new(),
+        credentials: credentials.clone(),
     };
     c.state.targets.insert(*target, record);
     c.rows.insert(Row::Target(*target));
     Ok(())
 }
 
+/// Sealed credentials are opaque here; how long they are is not.
+fn credentials_ok(sealed: &str) -> Applied {
+    if sealed.len() > crate::limits::CREDENTIALS_LEN_MAX {
+        return Err(Refusal::Range("the credentials"));
+    }
+    Ok(())
+}
+
 fn put_source(c: &mut Change<'_>, source: &crate::model::Source) -> Applied {
-    if !source.path.starts_with(b"/") || source.path.contains(&0) {
+    if !crate::names::is_source_path(&source.path) {
         return Err(Refusal::Range("the source's path"));
     }
     if !(-50..=50).contains(&source.priority) {
@@ -297,14 +348,19 @@ fn put_source(c: &mut Change<'_>, source: &crate::model::Source) -> Applied {
     if source.nodes.len() > crate::limits::NODES_MAX || source.nodes.iter().any(|n| !c.state.nodes.contains_key(n)) {
         return Err(Refusal::Unknown("a node that is to read the source"));
     }
+    if let Some(what) = source.reading.fault() {
+        return Err(Refusal::Range(what));
+    }
     let mut record = source.clone();
     if let Some(old) = c.state.sources.get(&source.id) {
         if old.path != source.path {
             return Err(Refusal::Differs("the source's path"));
         }
         // What backups learned is not for a setting to change.
-        record.last_mount.clone_from(&old.last_mount);
+        record.grounds.clone_from(&old.grounds);
         record.last_entries = old.last_entries;
+        // It has a command of its own, so that an older node that does not know it cannot lose it.
+        record.reading.clone_from(&old.reading);
         record.added_ms = old.added_ms;
     } else {
         record.added_ms = c.now;

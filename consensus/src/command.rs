@@ -3,11 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 use zoneward_sectors::ids::{
-    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, ZoneAlias, ZoneId,
+    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, ZoneAlias, ZoneId,
 };
 
 use crate::limits::COMMAND_LEN_MAX;
-use crate::model::{CheckpointKind, CopyState, Part, RefusedSource, Source, Standing, TaskStats};
+use crate::model::{CheckpointKind, CopyState, Ground, Part, RefusedSource, Scope, Source, Standing, TaskStats};
+use crate::policy::{Conditions, Limit, Schedule};
+use crate::reading::Reading;
 use crate::work::Work;
 
 /// The highest feature level that this release speaks.
@@ -49,11 +51,19 @@ pub enum Command {
         url: String,
         alias: ZoneAlias,
         domain: Option<String>,
+        /// What opens it, sealed under the zone's secret; base64.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credentials: Option<String>,
     },
     SetTarget {
         target: TargetId,
         paused: Option<bool>,
         owner_key_hash: Option<Digest>,
+    },
+    /// Other credentials for a target, sealed under the zone's secret; base64.
+    SetCredentials {
+        target: TargetId,
+        credentials: String,
     },
     /// Adds a source, or changes the settings of one.
     PutSource {
@@ -61,6 +71,11 @@ pub enum Command {
     },
     RemoveSource {
         source: SourceId,
+    },
+    /// How a source is read. [`Command::PutSource`] sets it for a new one only.
+    SetReading {
+        source: SourceId,
+        reading: Reading,
     },
     /// Begins a checkpoint of these sources; all others are carried over.
     OpenCheckpoint {
@@ -139,7 +154,7 @@ pub enum Command {
         source: SourceId,
         stats: TaskStats,
         warnings: Vec<String>,
-        mount: Option<String>,
+        ground: Option<Ground>,
         entries: u64,
     },
     StoreCheckpoint {
@@ -222,6 +237,59 @@ pub enum Command {
     RefuseTask {
         checkpoint: CheckpointId,
         refused: RefusedSource,
+    },
+    /// The owner goes on with the sender alone, because the majority of the zone is lost for good.
+    RecoverQuorum {
+        generation: u32,
+        /// Base64 of the owner's signature over [`crate::quorum::message`].
+        signature: String,
+    },
+    /// Adds a schedule, or changes one.
+    PutSchedule {
+        name: String,
+        schedule: Schedule,
+    },
+    RemoveSchedule {
+        name: String,
+    },
+    SetConditions {
+        conditions: Conditions,
+    },
+    /// All limits by hour.
+    SetLimits {
+        limits: Vec<Limit>,
+    },
+    /// Says where a dfs name lies, on one node or on all that are not named; without a path it lies there no more.
+    MapName {
+        name: String,
+        node: Option<NodeId>,
+        path: Option<String>,
+    },
+    /// Begins what a schedule asks for at this moment of its calendar; without a checkpoint it only counts as begun.
+    RunSchedule {
+        name: String,
+        /// What the schedule began last, as the proposer saw it.
+        after_ms: u64,
+        due_ms: u64,
+        checkpoint: Option<CheckpointId>,
+        /// Of its sources those that can be backed up now.
+        sources: Vec<SourceId>,
+    },
+    /// Lets a program use the REST API. The zone learns a hash of the secret, never the secret.
+    PutToken {
+        token: TokenId,
+        hash: Digest,
+        label: String,
+        scopes: std::collections::BTreeSet<Scope>,
+        expires_ms: u64,
+    },
+    RemoveToken {
+        token: TokenId,
+    },
+    /// A change that counts only while its record is as its sender saw it ([`crate::seen`]).
+    IfSeen {
+        seen: Digest,
+        command: Box<Command>,
     },
 }
 

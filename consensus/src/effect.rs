@@ -5,6 +5,7 @@ use zoneward_sectors::ids::NodeId;
 
 use crate::command::Command;
 use crate::model::{CheckpointState, CopyState, State, TaskState};
+use crate::policy::Schedule;
 
 /// True if the state has in it what `command`, sent by `node`, asks for. Where a command leaves no trace of its own, the
 /// answer is what matters to its sender: whether sending it again is needed.
@@ -24,15 +25,26 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::SetTarget { target, paused, owner_key_hash } => state.targets.get(target).is_some_and(|t| {
             paused.is_none_or(|p| p == t.paused) && owner_key_hash.is_none_or(|h| t.owner_key_hash == Some(h))
         }),
+        Command::SetCredentials { target, credentials } => {
+            state.targets.get(target).is_some_and(|t| t.credentials.as_ref() == Some(credentials))
+        }
         Command::PutSource { source } => state.sources.get(&source.id).is_some_and(|s| {
             let learned = |s: &crate::model::Source| crate::model::Source {
-                last_mount: None,
+                grounds: Default::default(),
                 last_entries: 0,
                 added_ms: 0,
+                // Of a source that was there already, it stays.
+                reading: crate::reading::Reading::default(),
                 ..s.clone()
             };
             learned(s) == learned(source)
         }),
+        Command::SetReading { source, reading } => state.sources.get(source).is_some_and(|s| s.reading == *reading),
+        Command::MapName { name, node, path } => {
+            let mapped = state.policy.names.get(name);
+            let now = mapped.and_then(|m| node.map_or(m.everywhere.as_ref(), |n| m.nodes.get(&n)));
+            now == path.as_ref()
+        }
         Command::RemoveSource { source } => !state.sources.contains_key(source),
         Command::OpenCheckpoint { checkpoint, .. } => state.checkpoints.contains_key(checkpoint),
         // Said again, it changes nothing more.
@@ -92,6 +104,21 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
             state.sectors.get(sector).is_some_and(|s| s.staged.get(&node) == Some(copy))
         }
         Command::Unstaged { sector } => state.sectors.get(sector).is_none_or(|s| !s.staged.contains_key(&node)),
+        Command::RecoverQuorum { generation, .. } => state.zone.as_ref().is_some_and(|z| z.generation == *generation),
+        Command::PutSchedule { name, schedule } => {
+            let asked = |s: &Schedule| Schedule { since_ms: 0, begun_ms: 0, ..s.clone() };
+            state.policy.schedules.get(name).is_some_and(|s| asked(s) == asked(schedule))
+        }
+        Command::RemoveSchedule { name } => !state.policy.schedules.contains_key(name),
+        Command::SetConditions { conditions } => state.policy.conditions == *conditions,
+        Command::SetLimits { limits } => state.policy.limits == *limits,
+        Command::RunSchedule { name, due_ms, checkpoint, .. } => {
+            checkpoint.is_none_or(|id| state.checkpoints.contains_key(&id))
+                && state.policy.schedules.get(name).is_some_and(|s| s.begun_ms >= *due_ms)
+        }
+        Command::PutToken { token, hash, .. } => state.tokens.get(token).is_some_and(|t| t.hash == *hash),
+        Command::RemoveToken { token } => !state.tokens.contains_key(token),
+        Command::IfSeen { command, .. } => took_effect(state, node, command),
         Command::RefuseTask { checkpoint, refused } => {
             state.checkpoints.get(checkpoint).is_some_and(|c| c.refused.contains(refused))
         }

@@ -10,17 +10,27 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod apply;
+pub mod choose;
 pub mod command;
+pub mod decide;
 pub mod effect;
 pub mod export;
+pub mod levels;
 pub mod limits;
 pub mod model;
+pub mod names;
 pub mod plan;
+mod planted;
+pub mod policy;
+pub mod quorum;
 pub mod raft;
+pub mod reading;
 #[cfg(test)]
 mod samples;
+pub mod seen;
 pub mod sizes;
 pub mod store;
+mod watch;
 pub mod work;
 
 pub use apply::{Outcome, Refusal};

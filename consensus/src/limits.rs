@@ -14,10 +14,14 @@ pub const CHUNK_LEN_MAX: u64 = 1 << 20;
 pub const WARNINGS_MAX: usize = 1000;
 /// Bytes of one command: it must pass a slow line between two words of a leader, or nearly so.
 pub const COMMAND_LEN_MAX: usize = 2 << 20;
+/// Bytes of a target's sealed credentials, in base64: 64 KiB of JSON, nonce and tag.
+pub const CREDENTIALS_LEN_MAX: usize = 88 << 10;
 /// Bytes of all warnings of one task, and of one: paths may be long.
 pub const WARNINGS_LEN_MAX: usize = 512 << 10;
 /// See [`WARNINGS_LEN_MAX`].
 pub const WARNING_LEN_MAX: usize = 1 << 10;
+/// Mount points that are kept of a source.
+pub const MOUNTS_MAX: usize = 64;
 /// Copies in one command that says they were found whole.
 pub const VERIFIED_MAX: usize = 10_000;
 /// Work proposed in one round of planning.
@@ -32,13 +36,33 @@ pub const CLAIM_MAX: usize = 64;
 pub const LEASES_MAX: usize = 256;
 /// Milliseconds of silence after which the leader ends a node's leases: long against a heartbeat, short against a person's
 /// patience.
-pub const LEASE_MS: u64 = 1_200;
+pub const LEASE_MS: u64 = 1_000;
 /// Bytes of the text that says why a source was left as it was.
 pub const WHY_LEN_MAX: usize = 2_000;
 /// Invites that a zone remembers.
 pub const INVITES_MAX: usize = 32;
 /// An invite is valid for at most so long, ms: a week.
 pub const INVITE_MS_MAX: u64 = 7 * 24 * 3_600_000;
+/// Schedules of a zone.
+pub const SCHEDULES_MAX: usize = 32;
+/// Limits by hour of a zone.
+pub const LIMITS_MAX: usize = 24;
+/// Bytes of a command that runs around the reading of a source.
+pub const HOOK_LEN_MAX: usize = 4096;
+/// Seconds that such a command may take where nothing else is said, and at most: a day.
+pub const HOOK_S: u32 = 600;
+/// See [`HOOK_S`].
+pub const HOOK_S_MAX: u32 = 24 * 3600;
+/// Bytes of a path of a source or a dfs name.
+pub const PATH_LEN_MAX: usize = 4096;
+/// Names that lie at different places on nodes.
+pub const DFS_NAMES_MAX: usize = 64;
+/// Bytes of a cron line, and of the name of a time zone.
+pub const CRON_LEN_MAX: usize = 200;
+/// Tokens of the REST API that are valid at once.
+pub const TOKENS_MAX: usize = 64;
+/// A token is valid for at most so long, ms: a year and a day.
+pub const TOKEN_MS_MAX: u64 = 366 * 24 * 3_600_000;
 /// Nodes of a zone.
 pub const NODES_MAX: usize = 7;
 /// Sectors to be staged in one round.
@@ -50,10 +74,11 @@ pub const EXPORT_LEN_MAX: u64 = 1 << 30;
 /// Bytes of a name that a person gives.
 pub const NAME_LEN_MAX: usize = 200;
 
-/// Milliseconds between two words of a leader.
-pub const HEARTBEAT_MS: u64 = 250;
+/// Milliseconds between two words of a leader; openraft gives up on an answer after so long, so it is longer than the way
+/// there and back between two homes.
+pub const HEARTBEAT_MS: u64 = 150;
 /// Milliseconds until an election after a leader's lease; the upper end is also the lease.
-pub const ELECTION_MS: (u64, u64) = (700, 1400);
+pub const ELECTION_MS: (u64, u64) = (350, 650);
 /// Milliseconds until the outcome of a proposal counts as unknown: two elections.
 pub const WAIT_MS: u64 = 10_000;
 /// Milliseconds for a piece of a snapshot: slow lines at home.

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Policy;
+use crate::reading::Reading;
 use crate::work::Work;
 pub(crate) use zoneward_sectors::ids::{
-    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, ZoneAlias, ZoneId,
+    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, ZoneAlias, ZoneId,
 };
 
 /// Everything the zone knows of itself.
@@ -23,8 +25,13 @@ pub struct State {
     pub head: Option<Head>,
     /// Invites by the hash of their secret.
     pub invites: BTreeMap<Digest, Invite>,
+    /// What lets programs use the REST API.
+    #[serde(default)]
+    pub tokens: BTreeMap<TokenId, Token>,
     /// Work that nodes hold, by epoch.
     pub leases: BTreeMap<u64, Lease>,
+    /// When it backs itself up, and what it may use.
+    pub policy: Policy,
     /// Index of the last entry applied.
     pub revision: u64,
     /// Number of the next checkpoint.
@@ -49,6 +56,9 @@ pub struct Zone {
     /// Commands up to this level may be used: all nodes speak them.
     pub feature_level: u32,
     pub secret_epoch: u32,
+    /// How often the owner had to go on without a majority.
+    #[serde(default)]
+    pub generation: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +90,65 @@ pub struct Invite {
     /// Who let it out.
     pub by: NodeId,
     pub used_by: Option<NodeId>,
+}
+
+/// What lets a program use the REST API, as the zone remembers it: the secret itself only its bearer has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    pub id: TokenId,
+    pub label: String,
+    /// SHA-256 over the secret's bytes, which are random.
+    pub hash: Digest,
+    pub scopes: BTreeSet<Scope>,
+    pub created_ms: u64,
+    pub expires_ms: u64,
+    /// On which node it was made.
+    pub by: NodeId,
+}
+
+/// What a token permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Scope {
+    #[serde(rename = "status:read")]
+    StatusRead,
+    #[serde(rename = "config:write")]
+    ConfigWrite,
+    #[serde(rename = "backup:run")]
+    BackupRun,
+    #[serde(rename = "node:write")]
+    NodeWrite,
+    #[serde(rename = "target:write")]
+    TargetWrite,
+    #[serde(rename = "metrics:read")]
+    MetricsRead,
+    /// Everything.
+    #[serde(rename = "admin")]
+    Admin,
+}
+
+impl Scope {
+    pub const ALL: [Self; 7] = [
+        Self::StatusRead,
+        Self::ConfigWrite,
+        Self::BackupRun,
+        Self::NodeWrite,
+        Self::TargetWrite,
+        Self::MetricsRead,
+        Self::Admin,
+    ];
+
+    /// As people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::StatusRead => "status:read",
+            Self::ConfigWrite => "config:write",
+            Self::BackupRun => "backup:run",
+            Self::NodeWrite => "node:write",
+            Self::TargetWrite => "target:write",
+            Self::MetricsRead => "metrics:read",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// What an operator decided about a node.
@@ -125,6 +194,9 @@ pub struct Target {
     /// Nodes that can use it, as they say themselves.
     #[serde(default)]
     pub reached_by: BTreeSet<NodeId>,
+    /// What opens it, sealed under the zone's secret; base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<String>,
 }
 
 /// The head that a target shows.
@@ -135,10 +207,21 @@ pub struct Pointer {
     pub hash: Digest,
 }
 
+/// What a source lies on: which file system holds its root, and which others are mounted inside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ground {
+    /// `a mounted file system` or `a plain directory`, with the identity of the file system behind it where it has one
+    /// that outlives a restart: `a mounted file system (ext4 0e1f…)`.
+    pub mount: String,
+    /// Folders in the source that other file systems are mounted on, as text, sorted.
+    #[serde(default)]
+    pub below: Vec<String>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
     pub id: SourceId,
-    /// Absolute path; bytes, written as text where they are UTF-8.
+    /// Absolute path, or `dfs://name/…`; bytes, written as text where they are UTF-8.
     #[serde(with = "path_text")]
     pub path: Vec<u8>,
     pub priority: i32,
@@ -148,13 +231,17 @@ pub struct Source {
     pub exclude_caches: bool,
     pub one_file_system: bool,
     pub added_ms: u64,
-    /// What its root lay on at the last backup.
-    pub last_mount: Option<String>,
+    /// What it lay on at the last backup, as each node that backs it up sees it.
+    #[serde(default)]
+    pub grounds: BTreeMap<NodeId, Ground>,
     /// Entries it had at the last backup.
     pub last_entries: u64,
     /// Nodes that can read it; none: all can, it is a shared mount.
     #[serde(default)]
     pub nodes: Vec<NodeId>,
+    /// What runs before and after it is read, and from what it is read.
+    #[serde(default)]
+    pub reading: Reading,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,6 +332,8 @@ pub struct TaskStats {
     /// Files that changed while they were read.
     pub unsteady: u64,
     pub vanished: u64,
+    /// Commands after it that failed, and snapshots that could not be removed.
+    pub hooks_failed: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -451,7 +540,7 @@ impl State {
 
     /// Whether a node can read a source.
     pub fn can_read(&self, node: NodeId, source: &Source) -> bool {
-        source.nodes.is_empty() || source.nodes.contains(&node)
+        (source.nodes.is_empty() || source.nodes.contains(&node)) && self.has_place(node, source)
     }
 
     /// Nodes that can read a sector's stored bytes: from a target, or because they hold them.

@@ -5,13 +5,15 @@
 
 mod contacts;
 mod members;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 pub(crate) mod net;
 mod network;
 mod node;
 mod runtime;
-#[cfg(test)]
-mod sim;
+#[cfg(any(test, feature = "sim"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+pub mod sim;
 mod snapshot_file;
 mod storage;
 mod types;

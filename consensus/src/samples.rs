@@ -3,12 +3,14 @@
 use proptest::prelude::*;
 use zoneward_sectors::crypto::sha256;
 use zoneward_sectors::ids::{
-    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, ZoneAlias, ZoneId,
+    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, ZoneAlias, ZoneId,
 };
 
 use crate::apply::{Outcome, apply};
 use crate::command::Command;
-use crate::model::{CheckpointKind, CopyState, Part, Source, State, TaskStats};
+use crate::model::{CheckpointKind, CopyState, Ground, Part, Scope, Source, State, TaskStats};
+use crate::policy::{Conditions, Limit, Schedule, Window};
+use crate::reading::{Reading, SnapshotKind};
 
 fn bytes(n: u8) -> [u8; 16] {
     let mut b = [0; 16];
@@ -20,6 +22,7 @@ macro_rules! ids {
     ($($name:ident: $id:ident),*) => { $(pub fn $name(n: u8) -> $id { $id(bytes(n)) })* };
 }
 ids!(target: TargetId, source: SourceId, checkpoint: CheckpointId, layer: LayerId, sector: SectorId, copy: CopyId);
+ids!(token: TokenId);
 
 pub fn node() -> NodeId {
     NodeId(bytes(1))
@@ -73,6 +76,7 @@ pub fn add_target(n: u8, domain: Option<&str>) -> Command {
         url: format!("file:///t{n}"),
         alias: ZoneAlias(bytes(n)),
         domain: domain.map(str::to_owned),
+        credentials: None,
     }
 }
 
@@ -86,9 +90,10 @@ pub fn put_source(n: u8, path: &[u8], priority: i32) -> Command {
         exclude_caches: true,
         one_file_system: false,
         added_ms: 0,
-        last_mount: None,
+        grounds: Default::default(),
         last_entries: 0,
         nodes: Vec::new(),
+        reading: Reading::default(),
     };
     Command::PutSource { source }
 }
@@ -151,9 +156,13 @@ pub fn finish_task(c: u8, s: u8) -> Command {
         source: source(s),
         stats,
         warnings: vec!["a: changed while it was read".into()],
-        mount: Some("mounted: /dev/sda1".into()),
+        ground: Some(ground()),
         entries: 8,
     }
+}
+
+pub fn ground() -> Ground {
+    Ground { mount: "a mounted file system (ext4 01)".into(), below: vec!["media".into()] }
 }
 
 pub fn store(c: u8) -> Command {
@@ -163,6 +172,16 @@ pub fn store(c: u8) -> Command {
 pub fn head(n: u64, s: u8, c: u8) -> Command {
     let (sector, checkpoint) = (sector(s), checkpoint(c));
     Command::PublishHead { n, payload: "{}".into(), payload_hash: digest(7), sector, checkpoint }
+}
+
+pub fn put_token(n: u8, expires_ms: u64) -> Command {
+    Command::PutToken {
+        token: token(n),
+        hash: digest(n),
+        label: format!("t{n}"),
+        scopes: [Scope::StatusRead, Scope::BackupRun].into(),
+        expires_ms,
+    }
 }
 
 /// A zone with three targets and two sources.
@@ -205,6 +224,7 @@ pub fn story() -> Vec<Command> {
         Command::PublishedPointer { target: target(1), n: 1, hash: digest(8) },
         Command::FinishCheckpoint { checkpoint: checkpoint(1) },
         Command::SetTarget { target: target(1), paused: None, owner_key_hash: Some(digest(4)) },
+        Command::SetCredentials { target: target(1), credentials: "c2VhbGVk".into() },
         open_checkpoint(2, CheckpointKind::Incremental, &[2]),
         open_layer(2, 2, 2, true),
         open_sector(2, 2, false, 1),
@@ -222,8 +242,61 @@ pub fn story() -> Vec<Command> {
         open_layer(4, 4, 1, true),
         Command::AbandonCheckpoint { checkpoint: checkpoint(4) },
         Command::SetZone { name: Some("house".into()), sector_min_log2: Some(21), zstd_level: Some(5) },
+        put_schedule("weekly", &[1]),
+        Command::SetConditions { conditions: Conditions { on_battery: true, ..Conditions::default() } },
+        Command::SetLimits { limits: vec![limit(480, 1080)] },
+        run_schedule("weekly", 0, 90_000_000, Some(5), &[1]),
+        Command::AbandonCheckpoint { checkpoint: checkpoint(5) },
+        Command::RemoveSchedule { name: "daily".into() },
+        set_reading(1, "systemctl stop db", 30),
+        map_name("media", Some("/mnt/media")),
+        put_token(1, 100_000_000),
+        put_token(2, 200_000_000),
+        Command::RemoveToken { token: token(2) },
     ]);
+    v.push(seen_by_its_sender(&v, target(2)));
     v
+}
+
+/// A change of a target as these commands leave it.
+fn seen_by_its_sender(before: &[Command], target: TargetId) -> Command {
+    let mut state = State::default();
+    all_done(&mut state, before);
+    let command = Command::SetTarget { target, paused: None, owner_key_hash: Some(digest(5)) };
+    Command::IfSeen { seen: crate::seen::before(&state, &command).unwrap(), command: Box::new(command) }
+}
+
+pub fn set_reading(s: u8, before: &str, limit_s: u32) -> Command {
+    let reading = Reading { before: Some(before.into()), limit_s, snapshot: SnapshotKind::Btrfs, ..Reading::default() };
+    Command::SetReading { source: source(s), reading }
+}
+
+pub fn map_name(name: &str, path: Option<&str>) -> Command {
+    Command::MapName { name: name.into(), node: Some(node()), path: path.map(str::to_owned) }
+}
+
+pub fn put_schedule(name: &str, sources: &[u8]) -> Command {
+    let schedule = Schedule {
+        cron: "0 3 * * 0".into(),
+        time_zone: Some("UTC".into()),
+        window: Some(Window { from_min: 1320, to_min: 360 }),
+        sources: sources.iter().map(|s| source(*s)).collect(),
+        checkpoint_kind: CheckpointKind::Full,
+        idle_wait_min: 10,
+        paused: false,
+        since_ms: 0,
+        begun_ms: 0,
+    };
+    Command::PutSchedule { name: name.into(), schedule }
+}
+
+pub fn limit(from_min: u16, to_min: u16) -> Limit {
+    Limit { window: Window { from_min, to_min }, upload_bytes_s: Some(1 << 20), cpu_percent: Some(50) }
+}
+
+pub fn run_schedule(name: &str, after_ms: u64, due_ms: u64, id: Option<u8>, sources: &[u8]) -> Command {
+    let sources = sources.iter().map(|s| source(*s)).collect();
+    Command::RunSchedule { name: name.into(), after_ms, due_ms, checkpoint: id.map(checkpoint), sources }
 }
 
 /// The state at the end of the story.
@@ -242,7 +315,12 @@ pub fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         1 => (n(), proptest::option::of("[ab]")).prop_map(|(t, d)| add_target(t, d.as_deref())),
         1 => (n(), -60i32..60).prop_map(|(s, p)| put_source(s, format!("/{s}").as_bytes(), p)),
+        1 => (n(), "[ab]?", 0u32..3).prop_map(|(s, c, limit)| set_reading(s, &c, limit)),
+        1 => ("[ab]", proptest::option::of("/?[ab]?")).prop_map(|(name, path)| map_name(&name, path.as_deref())),
         1 => n().prop_map(|s| Command::RemoveSource { source: source(s) }),
+        1 => (n(), 0u64..3).prop_map(|(t, e)| put_token(t, 2_000 * e)),
+        1 => n().prop_map(|t| Command::RemoveToken { token: token(t) }),
+        1 => (n(), n()).prop_map(|(s, seen)| Command::IfSeen { seen: digest(seen), command: Box::new(put_source(s, b"/s", 1)) }),
         1 => (n(), any::<Option<bool>>())
             .prop_map(|(t, paused)| Command::SetTarget { target: target(t), paused, owner_key_hash: None }),
         4 => (n(), kind, proptest::collection::vec(n(), 1..3)).prop_map(|(c, k, s)| open_checkpoint(c, k, &s)),
@@ -264,6 +342,11 @@ pub fn any_command() -> impl Strategy<Value = Command> {
         1 => (0u64..3, n(), n()).prop_map(|(n, s, c)| head(n, s, c)),
         1 => (n(), 0u64..3).prop_map(|(t, n)| Command::PublishedPointer { target: target(t), n, hash: digest(1) }),
         1 => n().prop_map(|c| Command::FinishCheckpoint { checkpoint: checkpoint(c) }),
+        1 => ("[ab]", proptest::collection::vec(n(), 0..3)).prop_map(|(name, s)| put_schedule(&name, &s)),
+        1 => "[ab]".prop_map(|name| Command::RemoveSchedule { name }),
+        1 => (0u16..1500, 0u16..1500).prop_map(|(a, b)| Command::SetLimits { limits: vec![limit(a, b)] }),
+        1 => ("[ab]", 0u64..3, 0u64..200_000_000, proptest::option::of(n()), proptest::collection::vec(n(), 0..3))
+            .prop_map(|(name, after, due, id, s)| run_schedule(&name, after, due, id, &s)),
     ]
 }
 

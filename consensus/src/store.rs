@@ -3,7 +3,7 @@
 mod backend;
 pub(crate) mod ledger;
 mod rows;
-mod seal;
+pub(crate) mod seal;
 pub(crate) mod snapshot;
 pub(crate) mod tables;
 
@@ -167,6 +167,27 @@ impl Store {
         Ok(outcome)
     }
 
+    /// Applies everything that is logged, whether it is known to be committed or not.
+    pub(crate) fn apply_all(&mut self) -> Result<(), StoreError> {
+        let last = self.ledger.head.last;
+        self.ledger.replay(&mut self.state, last)
+    }
+
+    /// Logs and applies a membership that was decided without the others.
+    pub(crate) fn install(&mut self, vote: Vote, entry: &LogEntry, membership: Membership) -> Result<(), StoreError> {
+        let id = entry.log_id;
+        self.ledger.write(Durability::Immediate, |batch| {
+            batch.append([entry])?;
+            let head = &mut batch.head;
+            head.vote = Some(vote);
+            (head.committed, head.applied) = (Some(id), Some(id));
+            head.membership = membership;
+            Ok(())
+        })?;
+        self.state.revision = id.index;
+        Ok(())
+    }
+
     /// What makes this node the leader that it is when it is alone.
     fn lead(&self, node: NodeId) -> Result<Lead, StoreError> {
         let head = &self.ledger.head;
@@ -224,5 +245,6 @@ struct Lead {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
+#[allow(clippy::unwrap_used)]
 pub(crate) mod trial;

@@ -744,6 +744,17 @@ class Output:
             if ROOT:
                 os.chown(name, *entry.owner, dir_fd=at, follow_symlinks=False)
 
+        def inherited():
+            """A folder may hand an access list on to what is made in it: nobody asked for that one."""
+            lists = [b"system.posix_acl_access", b"system.posix_acl_default"][:2 if entry.type == "d" else 1]
+            own = {key if isinstance(key, bytes) else os.fsencode(key) for key, _ in entry.xattrs}
+            for key in [key for key in lists if entry.type != "l" and key not in own]:
+                try:
+                    os.removexattr(b"/proc/self/fd/%d/%s" % (at, name), key, follow_symlinks=False)
+                except OSError as e:
+                    if e.errno not in (errno.ENODATA, errno.ENOTSUP):
+                        raise
+
         def xattr(key, value):
             os.setxattr(b"/proc/self/fd/%d/%s" % (at, name), key, value, follow_symlinks=False)
 
@@ -754,7 +765,7 @@ class Output:
         def times():
             os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=at, follow_symlinks=False)
 
-        for step in [owner] + [lambda kv=kv: xattr(*kv) for kv in entry.xattrs] + [mode, times]:
+        for step in [owner, inherited] + [lambda kv=kv: xattr(*kv) for kv in entry.xattrs] + [mode, times]:
             try:
                 step()
             except (OSError, OverflowError, ValueError, AttributeError):  # AttributeError: a system without xattrs

@@ -38,6 +38,9 @@ pub struct Global {
     /// Show no progress, not even on a terminal
     #[arg(long, global = true)]
     pub no_progress: bool,
+    /// Language of what is told, en or zh-CN: the levels of `status` for now [default: LC_ALL, LC_MESSAGES or LANG]
+    #[arg(long, global = true, value_name = "LANG", value_parser = crate::words::Lang::parse)]
+    pub lang: Option<crate::words::Lang>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -61,7 +64,7 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Check that what is stored is there and whole
     Check(CheckArgs),
-    /// How the zone is: last backup, copies, what is not yet safe
+    /// How the zone is: reliability and availability, why, and what to do; last backup, copies
     Status,
     /// Status, live, until Ctrl-C
     Top,
@@ -72,18 +75,30 @@ pub enum Command {
     /// The zone's nodes
     #[command(subcommand)]
     Node(NodeCommand),
+    /// The zone as a whole: what only its owner may do
+    #[command(subcommand)]
+    Zone(ZoneCommand),
     /// Raw sectors: list them, open one
     #[command(subcommand)]
     Sector(SectorCommand),
     /// Sources that the zone backs up
     #[command(subcommand)]
     Source(SourceCommand),
+    /// Names that lie at different places on different nodes: dfs://NAME/…
+    #[command(subcommand)]
+    Dfs(DfsCommand),
     /// Backup Targets
     #[command(subcommand)]
     Target(TargetCommand),
+    /// When the zone backs itself up, and what it may use meanwhile
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
     /// The owner's keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Tokens that let programs use the REST API
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// See it work: back a directory up to a target beside it, check, restore, compare
     Try(TryArgs),
     /// Print completions for a shell
@@ -101,9 +116,12 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// Where backups go: file:///path or a path; repeat it for several targets
+    /// Where backups go: a path, file:///path, s3://host/bucket/folder, …; repeat it for several targets
     #[arg(long, value_name = "URL", required = true)]
     pub target: Vec<String>,
+    /// File with the credentials of targets over the network: JSON, readable by you alone (docs/cli.md)
+    #[arg(long, env = "ZONEWARD_CREDENTIALS_FILE", value_name = "FILE")]
+    pub credentials_file: Option<PathBuf>,
     /// The zone's name
     #[arg(long, default_value = "home")]
     pub name: String,
@@ -126,31 +144,31 @@ pub struct InitArgs {
 
 #[derive(Debug, Args)]
 pub struct BackupArgs {
-    /// Directories or files to back up; without any, all sources by priority
+    /// Directories or files to back up; without any, all sources by priority. What is set for them is kept
     pub paths: Vec<PathBuf>,
     /// Priority of the named sources, -50 … 50 [default: 0, or what it has]
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-50..=50))]
+    #[arg(long, requires = "paths", value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-50..=50))]
     pub priority: Option<i32>,
     /// Copies of the named sources, 1 … 3 [default: by priority]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
+    #[arg(long, requires = "paths", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
     pub copies: Option<u8>,
     /// Leave out what matches (repeat it)
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, requires = "paths", value_name = "GLOB")]
     pub exclude: Vec<String>,
     /// Leave out what matches a line of the file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, requires = "paths", value_name = "FILE")]
     pub exclude_from: Vec<PathBuf>,
     /// Leave out the content of directories marked with CACHEDIR.TAG
-    #[arg(long)]
+    #[arg(long, requires = "paths")]
     pub exclude_caches: bool,
     /// Stay on the source's file system
-    #[arg(long)]
+    #[arg(long, requires = "paths")]
     pub one_file_system: bool,
     /// A mount that all nodes share: any of them may back it up
-    #[arg(long, conflicts_with = "node")]
+    #[arg(long, requires = "paths", conflicts_with = "node")]
     pub shared: bool,
     /// A node that can read it (repeat it) [default: this node]
-    #[arg(long, value_name = "NODE")]
+    #[arg(long, requires = "paths", value_name = "NODE")]
     pub node: Vec<String>,
     /// Say what would be done, change nothing
     #[arg(short = 'n', long)]
@@ -269,15 +287,23 @@ pub enum SourceCommand {
     Ls,
     /// Remember a source without backing it up now
     Add(SourceArgs),
+    /// Change the settings of a source; what is not named stays
+    Set(SourceArgs),
+    /// Let this node run the commands of a source as they are set now: they were set on another node
+    Allow {
+        /// Path or id
+        source: std::ffi::OsString,
+    },
     /// Stop backing a source up; what is stored stays
     Remove {
         /// Path or id
-        source: String,
+        source: std::ffi::OsString,
     },
 }
 
 #[derive(Debug, Args)]
 pub struct SourceArgs {
+    /// Its path; for `set` also its id
     pub path: PathBuf,
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-50..=50))]
     pub priority: Option<i32>,
@@ -295,6 +321,49 @@ pub struct SourceArgs {
     /// A node that can read it (repeat it) [default: this node]
     #[arg(long, value_name = "NODE")]
     pub node: Vec<String>,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// How a source is read.
+#[derive(Debug, Default, Args)]
+pub struct ReadingArgs {
+    /// Shell command that must succeed before it is read; '' takes it away
+    #[arg(long, value_name = "CMD")]
+    pub before: Option<String>,
+    /// Shell command that runs after, whatever happened; '' takes it away
+    #[arg(long, value_name = "CMD")]
+    pub after: Option<String>,
+    /// Seconds that each command may take [at first: 600]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=i64::from(zoneward_consensus::limits::HOOK_S_MAX)))]
+    pub hook_limit: Option<u32>,
+    /// What is read: a snapshot (auto: where btrfs or ZFS make one), clones of its files (reflink), what a command prints, or the live tree (off) [at first: auto]
+    #[arg(long, value_name = "KIND", value_parser = crate::units::parse_snapshot)]
+    pub snapshot: Option<zoneward_consensus::reading::SnapshotKind>,
+    /// Shell command that makes a snapshot and prints the path to read, for --snapshot command
+    #[arg(long, value_name = "CMD")]
+    pub snapshot_command: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DfsCommand {
+    /// List names and where they lie
+    Ls,
+    /// Say where a name lies: a mount that nodes share, wherever each has it
+    Map {
+        /// NAME or dfs://NAME
+        name: String,
+        path: PathBuf,
+        /// On this node only; it goes before what is said of all nodes
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+    },
+    /// Say that a name lies there no more
+    Unmap {
+        name: String,
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -303,12 +372,15 @@ pub enum TargetCommand {
     Ls,
     /// Add a target
     Add {
-        /// file:///path or a path
+        /// A path, file:///path, s3://host/bucket/folder, …
         url: String,
+        /// File with its credentials, for a target over the network: JSON, readable by you alone (docs/cli.md)
+        #[arg(long, env = "ZONEWARD_CREDENTIALS_FILE", value_name = "FILE")]
+        credentials_file: Option<PathBuf>,
         /// Its name
         #[arg(long)]
         name: Option<String>,
-        /// Failure domain: copies of one sector never share one
+        /// Failure domain: copies of one sector never share one; it names another place, unless it is `site` or `site/…`
         #[arg(long)]
         domain: Option<String>,
     },
@@ -322,6 +394,197 @@ pub enum TargetCommand {
         /// Its name
         target: String,
     },
+    /// Give a target other credentials; they are tried first
+    Credentials {
+        /// Its name
+        target: String,
+        /// File with them: JSON, readable by you alone (docs/cli.md)
+        #[arg(long, env = "ZONEWARD_CREDENTIALS_FILE", value_name = "FILE")]
+        credentials_file: PathBuf,
+    },
+    /// Run a target server on this machine: it keeps sectors of zones it knows nothing of, and has no key
+    Serve(ServeArgs),
+    /// Tokens that let zones use the target server on this machine
+    #[command(subcommand)]
+    Token(TargetTokenCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where it keeps everything
+    #[arg(long, value_name = "DIR", env = "ZONEWARD_TARGET_DATA")]
+    pub data: PathBuf,
+    /// Where it listens (TCP)
+    #[arg(long, value_name = "ADDR", env = "ZONEWARD_TARGET_LISTEN", default_value = "0.0.0.0:7443")]
+    pub listen: String,
+    /// The name or address in the URL that it shows [default: this device's name]
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// Days that a removed sector is kept; no token shortens it
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(0..=3650))]
+    pub lock_days: u32,
+    /// Largest sector class that it takes
+    #[arg(long, value_name = "SIZE", default_value = "64GiB", value_parser = crate::units::parse_class)]
+    pub largest: u8,
+    /// Tell zones that every sector takes the room of its whole class
+    #[arg(long)]
+    pub fixed: bool,
+    /// What a GiB costs a month, as in 'EUR 0.004'; zones are told, nothing is billed
+    #[arg(long, value_name = "PRICE", value_parser = crate::units::parse_price)]
+    pub price: Option<zoneward_targets::protocol::Price>,
+    /// Certificate chain of your own (PEM) [default: one that is made at the first start]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub certificate: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
+    /// Bytes a second that it reads to check what it keeps
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = crate::units::parse_rate)]
+    pub scrub_rate: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TargetTokenCommand {
+    /// Make a token and show it, once
+    Add {
+        /// Where the server keeps everything
+        #[arg(long, value_name = "DIR", env = "ZONEWARD_TARGET_DATA")]
+        data: PathBuf,
+        /// Whose place it opens; a new name makes a new place
+        #[arg(long, value_name = "NAME")]
+        account: String,
+        /// Bytes that the account may keep, as in 500GiB [default: what it has; a new one: what the disk holds]
+        #[arg(long, value_name = "SIZE", value_parser = crate::units::parse_rate)]
+        quota: Option<u64>,
+        /// What it lets its bearer do: writer, auditor, marker (repeat it) [default: all three]
+        #[arg(long, value_name = "ROLE", value_parser = zoneward_targets::protocol::Role::parse)]
+        role: Vec<zoneward_targets::protocol::Role>,
+        /// Days until it ends [default: it does not]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: Option<u32>,
+        /// Zone folders that the account may begin [default: what it has; a new one: 16]
+        #[arg(long, value_name = "N")]
+        zones: Option<u32>,
+        /// A zone folder that lies there already and is to be this account's
+        #[arg(long, value_name = "ALIAS")]
+        zone: Option<zoneward_sectors::ids::ZoneAlias>,
+    },
+    /// List tokens and accounts, never a secret
+    Ls {
+        /// Where the server keeps everything
+        #[arg(long, value_name = "DIR", env = "ZONEWARD_TARGET_DATA")]
+        data: PathBuf,
+    },
+    /// End a token; what its account keeps stays
+    Remove {
+        /// Where the server keeps everything
+        #[arg(long, value_name = "DIR", env = "ZONEWARD_TARGET_DATA")]
+        data: PathBuf,
+        /// Its id or the beginning of it
+        token: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ZoneCommand {
+    /// Go on with this node alone, because more than half of the votes are lost for good (asks for the passphrase)
+    RecoverQuorum {
+        /// The zone's name: that all other nodes are off, and stay off
+        #[arg(long, value_name = "ZONE")]
+        confirm: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ScheduleCommand {
+    /// List schedules with their next moment, conditions and limits
+    Ls,
+    /// Add a schedule, or change one
+    Set(ScheduleArgs),
+    /// Forget a schedule
+    Remove { name: String },
+    /// When scheduled work is left alone, and when a node counts as idle
+    Conditions(ConditionArgs),
+    /// What work may use in some hours of the day; a window without a limit is free again
+    Limit(LimitArgs),
+}
+
+/// What a scheduled checkpoint stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    Full,
+    Incremental,
+    Differential,
+}
+
+/// Whether scheduled work may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Permit {
+    Skip,
+    Run,
+}
+
+#[derive(Debug, Args)]
+pub struct ScheduleArgs {
+    /// What it is called
+    #[arg(default_value = "daily")]
+    pub name: String,
+    /// Minute, hour, day of the month, month, day of the week: '30 2 * * *' [default: '0 1 * * *']
+    #[arg(long, value_name = "LINE")]
+    pub cron: Option<String>,
+    /// Time zone of the line, as in Europe/Berlin; local is that of the node that leads [default: local]
+    #[arg(long, value_name = "ZONE")]
+    pub time_zone: Option<String>,
+    /// Hours in which it may begin, as in 22:00-06:00; any takes the window away
+    #[arg(long, value_name = "FROM-TO")]
+    pub window: Option<String>,
+    /// A source by path or id (repeat it); all is every source [default: all]
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Vec<String>,
+    /// What it makes [default: incremental]
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<Kind>,
+    /// Minutes to wait until the nodes are idle [default: 0 for a new one]
+    #[arg(long, value_name = "MIN", value_parser = clap::value_parser!(u32).range(0..=10_080))]
+    pub idle_wait: Option<u32>,
+    /// Do not begin it until --resume
+    #[arg(long, conflicts_with = "resume")]
+    pub pause: bool,
+    /// Begin it again when it is due
+    #[arg(long)]
+    pub resume: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConditionArgs {
+    /// On battery
+    #[arg(long, value_name = "skip|run")]
+    pub battery: Option<Permit>,
+    /// On a metered line
+    #[arg(long, value_name = "skip|run")]
+    pub metered: Option<Permit>,
+    /// Percent of a node's cores that other programs may use while it counts as idle [at first: 50]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub idle_load: Option<u8>,
+    /// Percent of the time in which something waits for disks while it counts as idle [at first: 20]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub idle_io: Option<u8>,
+}
+
+#[derive(Debug, Args)]
+pub struct LimitArgs {
+    /// Hours of the day, as in 08:00-18:00; 00:00-24:00 is the whole day
+    #[arg(long, value_name = "FROM-TO", required_unless_present = "clear")]
+    pub window: Option<String>,
+    /// Bytes a second that each node sends to targets, as in 5MiB
+    #[arg(long, value_name = "SIZE", value_parser = crate::units::parse_rate)]
+    pub upload: Option<u64>,
+    /// Percent of a node's cores that work may use
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub cpu: Option<u8>,
+    /// Take all limits away
+    #[arg(long, conflicts_with_all = ["window", "upload", "cpu"])]
+    pub clear: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -368,6 +631,32 @@ pub struct UpArgs {
     /// Threads that packing and copying may use [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub threads: Option<u8>,
+    /// Where the REST API listens, on this device only; off: nowhere [default: 127.0.0.1:7440]
+    #[arg(long, value_name = "ADDR", env = "ZONEWARD_API")]
+    pub api: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and show it, once
+    Create {
+        /// What it is for
+        #[arg(long)]
+        label: String,
+        /// What it permits (repeat it) [default: status:read]
+        #[arg(long, value_name = "SCOPE", value_parser = crate::units::parse_scope)]
+        scope: Vec<zoneward_consensus::model::Scope>,
+        /// Days until it expires
+        #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..=366))]
+        days: u16,
+    },
+    /// List tokens, never their secrets
+    Ls,
+    /// Take a token back, at once
+    Revoke {
+        /// Its id, the beginning of its id, or its label
+        token: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -2,14 +2,21 @@
 
 mod backup;
 mod check;
+mod dfs;
 mod keys;
 mod look;
 mod make;
 mod node;
+mod quorum;
 mod restore;
+pub(crate) mod schedule;
 mod sector;
+mod source;
 mod status;
+mod target_serve;
+mod target_token;
 mod things;
+mod token;
 mod trial;
 mod up;
 
@@ -22,10 +29,12 @@ use zoneward_actors::zone::Zone;
 use zoneward_consensus::model::State;
 use zoneward_sectors::ids::NodeId;
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command, Global, TargetCommand};
 use crate::daemon::client::Client;
 use crate::errors::{Failure, exit};
 use crate::output::Out;
+
+pub(crate) use node::SILENT_MS;
 
 /// Threads for heavy work: as many as the machine has, bounded.
 pub(crate) fn threads() -> usize {
@@ -95,14 +104,22 @@ pub fn run(cli: Cli) -> Result<i32, Failure> {
         Command::Top => status::top(g, out),
         Command::Up(a) => up::up(g, out, &a),
         Command::Join(a) => up::join(g, out, &a),
+        Command::Zone(c) => quorum::zone(g, out, c),
         Command::Node(c) => node::node(g, out, c),
         Command::Sector(c) => sector::sector(g, out, c),
-        Command::Source(c) => things::source(g, out, c),
+        Command::Source(c) => source::source(g, out, c),
+        Command::Dfs(c) => dfs::dfs(g, out, c),
+        Command::Target(TargetCommand::Serve(a)) => target_serve::serve(out, &a),
+        Command::Target(TargetCommand::Token(c)) => target_token::token(out, c),
         Command::Target(c) => things::target(g, out, c),
+        Command::Schedule(c) => schedule::schedule(g, out, c),
         Command::Key(c) => keys::key(g, out, c),
+        Command::Token(c) => token::token(g, out, c),
         Command::Try(a) => trial::trial(g, out, &a),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "zoneward", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "zoneward", &mut script);
+            crate::output::put(String::from_utf8_lossy(&script).trim_end());
             Ok(0)
         }
         Command::Man { dir } => make::man(dir.as_deref()),
@@ -111,7 +128,7 @@ pub fn run(cli: Cli) -> Result<i32, Failure> {
 
 /// `zoneward` alone: the first steps, not the alphabet.
 pub fn first_steps() -> i32 {
-    eprintln!(
+    crate::output::tell(
         "Zoneward: encrypted backups of a zone, on targets you need not trust
 
 First steps
@@ -124,9 +141,10 @@ First steps
 Look      status · checkpoints · ls · find · diff · cat
 Keep      backup · check · source · target · sector
 Recover   restore · key
+Programs  token (the REST API of zoneward up)
 Other     completions · man · --help
 
-zoneward COMMAND --help says more."
+zoneward COMMAND --help says more.",
     );
     exit::USAGE
 }
@@ -148,18 +166,48 @@ const HINTS: [(&str, &str); 9] = [
 ];
 
 pub fn usage_error(e: &clap::Error, args: &[std::ffi::OsString]) -> i32 {
-    let _ = e.print();
     let code = e.exit_code();
+    if code != 0 && args.iter().any(|a| a == "--json") {
+        // A program that reads JSON gets the first paragraph in it; the rest is for people.
+        let text = e.to_string();
+        let what = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+        let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+        Failure::new(1703, code, what).help("zoneward COMMAND --help lists what there is").put();
+    }
+    let _ = e.print();
     if code != 0
         && let Some((_, hint)) = args.get(1).and_then(|w| HINTS.iter().find(|(k, _)| w == k))
     {
-        eprintln!("hint: {hint}");
+        crate::output::tell(&format!("hint: {hint}"));
     }
     code
 }
 
-/// A path from the root, without looking at links.
+/// A path from the root, without looking at links; a dfs name as it is.
 pub(crate) fn absolute(path: &std::path::Path) -> Result<PathBuf, Failure> {
+    if path.as_os_str().as_encoded_bytes().starts_with(zoneward_consensus::names::SCHEME.as_bytes()) {
+        return Ok(path.to_owned());
+    }
     std::path::absolute(path)
         .map_err(|e| Failure::new(1404, exit::USAGE, format!("{} is not a path", path.display())).why(e.to_string()))
+}
+
+/// A path as checkpoints spell it: from the root, without `.`, `..` and slashes at the end. Links in it are not looked
+/// at: they may be gone.
+pub(crate) fn as_stored(path: &std::path::Path) -> Result<PathBuf, Failure> {
+    use std::path::Component;
+    let (mut plain, path) = (PathBuf::new(), absolute(path)?);
+    if path.as_os_str().as_encoded_bytes().starts_with(zoneward_consensus::names::SCHEME.as_bytes()) {
+        return Ok(path);
+    }
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    Ok(plain)
 }

@@ -119,6 +119,11 @@ impl Daemon {
         Ok(Self { node, _home: home, engine, server: Some(server) })
     }
 
+    /// How its actors do.
+    pub fn health(&self) -> zoneward_actors::engine::HealthBoard {
+        self.engine.health_board()
+    }
+
     /// Ends by itself when the node can no longer take part; the text says why.
     pub fn ended(&self) -> Option<String> {
         self.node.cluster.metrics().stopped.or_else(|| self.node.refused())

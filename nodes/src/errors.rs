@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::output::one_line;
+
 /// Exit codes (`docs/cli.md`). Any other code is a failure; codes may be added.
 pub mod exit {
     pub const FAILED: i32 = 1;
@@ -10,6 +12,7 @@ pub mod exit {
     pub const REFUSED: i32 = 4;
     pub const DAMAGE: i32 = 5;
     pub const TARGET: i32 = 7;
+    pub const HOOK: i32 = 8;
     pub const NO_ZONE: i32 = 10;
     pub const BUSY: i32 = 11;
     pub const WRONG_KEY: i32 = 12;
@@ -18,7 +21,7 @@ pub mod exit {
 }
 
 /// An error with all that is shown of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     /// Stable number, searchable: `ZW-1001`.
     pub code: u16,
@@ -46,24 +49,29 @@ impl Failure {
     /// Shows it: JSON on standard output for machines, lines on standard error for people.
     pub fn show(&self, json: bool) {
         if json {
-            let v = serde_json::json!({
-                "type": "error", "schema": "zoneward.error/1", "code": format!("ZW-{}", self.code), "exit": self.exit,
-                "what": self.what, "why": self.why, "help": self.help,
-            });
-            println!("{v}");
+            self.put();
         }
-        eprintln!("{self}");
+        crate::output::tell(&self.to_string());
+    }
+
+    /// Writes it as JSON on standard output.
+    pub fn put(&self) {
+        let v = serde_json::json!({
+            "type": "error", "schema": "zoneward.error/1", "code": format!("ZW-{}", self.code), "exit": self.exit,
+            "what": self.what, "why": self.why, "help": self.help,
+        });
+        crate::output::put(&v.to_string());
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error[ZW-{}] {}", self.code, self.what)?;
+        write!(f, "error[ZW-{}] {}", self.code, one_line(&self.what))?;
         if let Some(why) = &self.why {
-            write!(f, "\n  because: {why}")?;
+            write!(f, "\n  because: {}", one_line(why))?;
         }
         if let Some(help) = &self.help {
-            write!(f, "\n  help: {help}")?;
+            write!(f, "\n  help: {}", one_line(help))?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Progress: one line with rate and time left on a terminal, one JSON object a second with --json, nothing in a pipe.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -98,16 +98,12 @@ fn show(style: Style, meter: &Meter, refresh: &dyn Fn(&Meter), stop: &(Mutex<boo
         refresh(meter);
         rate.update(meter.done.load(Ordering::Relaxed));
         match style {
-            Style::Json => println!("{}", json_line(meter, &rate)),
-            Style::Line => {
-                eprint!("\r\x1b[K{}", text_line(meter, &rate, started));
-                let _ = std::io::stderr().flush();
-            }
+            Style::Json => crate::output::put(&json_line(meter, &rate).to_string()),
+            Style::Line => crate::output::show(&format!("\r\x1b[K{}", text_line(meter, &rate, started))),
         }
     }
     if style == Style::Line {
-        eprint!("\r\x1b[K");
-        let _ = std::io::stderr().flush();
+        crate::output::show("\r\x1b[K");
     }
 }
 

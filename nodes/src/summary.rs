@@ -74,7 +74,11 @@ impl Summary {
         let first = sectors.iter().filter_map(|s| copies_of(s.id).map(|k| k.stored_len).next());
         let copies: u64 = sectors.iter().map(|s| copies_of(s.id).count().saturating_sub(1) as u64).sum();
         let refused = c.refused.iter().map(|r| {
-            let exit = if r.code == 1403 { exit::FAILED } else { exit::REFUSED };
+            let exit = match r.code {
+                1403 | 1411 => exit::FAILED,
+                1410 => exit::HOOK,
+                _ => exit::REFUSED,
+            };
             Failure::new(r.code, exit, format!("{}: {}", path(&r.source), r.why))
                 .help("what is stored of it is untouched; docs/errors.md says what to do")
         });
@@ -95,8 +99,8 @@ impl Summary {
     pub fn tell(&self, out: Out, state: &State, seconds: f64) -> i32 {
         self.sources.iter().for_each(|s| s.tell(out));
         self.failed.iter().for_each(|f| out.warn(f));
-        self.refused.iter().for_each(|f| eprintln!("{f}"));
-        let bad: u64 = self.sources.iter().map(|s| s.stats.unread + s.stats.unsteady).sum();
+        self.refused.iter().for_each(|f| f.show(false));
+        let bad: u64 = self.sources.iter().map(|s| s.stats.unread + s.stats.unsteady + s.stats.hooks_failed).sum();
         let incomplete = bad > 0 || !self.failed.is_empty() || !self.refused.is_empty();
         out.json(&self.json(!incomplete, seconds));
         match self.checkpoint {
@@ -157,7 +161,7 @@ impl SourceSummary {
         if !left_out.is_empty() {
             out.say(format!("  left out: {}", left_out.join(", ")));
         }
-        out.warn_some(self.warnings.iter().cloned(), s.unread + s.unsteady);
+        out.warn_some(self.warnings.iter().cloned(), s.unread + s.unsteady + s.hooks_failed);
     }
 
     fn json(&self) -> serde_json::Value {
@@ -166,7 +170,7 @@ impl SourceSummary {
             "id": self.id, "path": self.path, "files": s.files, "dirs": s.dirs, "others": s.others, "bytes": s.bytes,
             "new": s.new_files, "changed": s.changed_files, "gone": s.removed, "new_bytes": s.new_bytes,
             "unread": s.unread, "unsteady": s.unsteady, "vanished": s.vanished, "sockets": s.sockets,
-            "excluded": s.excluded,
+            "excluded": s.excluded, "hooks_failed": s.hooks_failed,
         })
     }
 }

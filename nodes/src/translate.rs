@@ -46,6 +46,7 @@ impl From<ZoneError> for Failure {
             ZoneError::Witness => {
                 Failure::new(2027, exit::REFUSED, text).help("ask another node: zoneward node ls there shows them all")
             }
+            ZoneError::Served => Failure::new(2051, exit::REFUSED, text),
             ZoneError::Command(e) => of_command(&e),
             ZoneError::Cluster(_) => Failure::new(2041, exit::FAILED, text)
                 .help("is another program listening there? zoneward up --listen ADDR"),
@@ -55,6 +56,10 @@ impl From<ZoneError> for Failure {
                 .help("zoneward target ls shows the targets; is the disk mounted?"),
             ZoneError::TargetUrl(_) => Failure::new(1303, exit::USAGE, text),
             ZoneError::SourceEmpty { .. } | ZoneError::SourceMoved { .. } | ZoneError::Source { .. } => of_source(&e),
+            ZoneError::Hook { .. }
+            | ZoneError::Snapshot { .. }
+            | ZoneError::NotAllowed { .. }
+            | ZoneError::Unmapped { .. } => of_source(&e),
             ZoneError::Exposed(_) => Failure::new(1105, exit::REFUSED, text),
             ZoneError::Unfinished => Failure::new(1005, exit::FAILED, text),
             ZoneError::Identity(IdentityError::Io { .. }) => Failure::new(1004, exit::FAILED, text),
@@ -71,8 +76,11 @@ impl From<ZoneError> for Failure {
                 Failure::new(1503, exit::TARGET, text)
                     .help("nothing is known to be damaged: try again when the target, or its disk, can be read")
             }
-            _ => Failure::new(1502, exit::FAILED, text)
-                .help("nothing that was acknowledged is lost; mend the cause and run it again"),
+            e => match of_target(&e) {
+                Some(t) => from_target(t),
+                None => Failure::new(1502, exit::FAILED, text)
+                    .help("nothing that was acknowledged is lost; mend the cause and run it again"),
+            },
         }
     }
 }
@@ -98,24 +106,55 @@ pub fn of_source(e: &ZoneError) -> Failure {
             .help("if that is right, say so: zoneward backup --allow-empty; what is stored is untouched"),
         ZoneError::SourceMoved { .. } => Failure::new(1402, exit::REFUSED, text)
             .help("mount it, or say that this is right: zoneward backup --allow-empty; what is stored is untouched"),
+        ZoneError::Hook { .. } => Failure::new(1410, exit::HOOK, text)
+            .help("mend it, or change it: zoneward source set PATH --before CMD; what is stored is untouched"),
+        ZoneError::Snapshot { .. } => Failure::new(1411, exit::FAILED, text)
+            .help("zoneward source set PATH --snapshot auto reads the live tree where there can be no snapshot"),
+        ZoneError::Unmapped { .. } => {
+            Failure::new(1415, exit::REFUSED, text).help("say where it lies: zoneward dfs map NAME PATH --node NODE")
+        }
+        ZoneError::NotAllowed { path, .. } => Failure::new(1412, exit::REFUSED, text)
+            .help(format!("look at it and allow it, on that node: zoneward source allow {}", path.display())),
         _ => Failure::new(1403, exit::FAILED, text)
             .help("check the path, or stop backing it up: zoneward source remove PATH"),
     }
 }
 
 /// A target's trouble.
+/// The target's own error, where one lies at the bottom of another: a full or read-only target says so.
+fn of_target<'e>(e: &'e (dyn std::error::Error + 'static)) -> Option<&'e TargetError> {
+    let mut next = Some(e);
+    while let Some(e) = next {
+        if let Some(t) = e.downcast_ref::<TargetError>() {
+            return Some(t);
+        }
+        let inner = e.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        if let Some(t) = inner.and_then(|x| x.downcast_ref::<TargetError>()) {
+            return Some(t);
+        }
+        next = inner.map(|x| x as &(dyn std::error::Error + 'static)).or_else(|| e.source());
+    }
+    None
+}
+
 pub fn from_target(e: &TargetError) -> Failure {
     let code = match e {
         TargetError::Unplugged { .. } => 1311,
         TargetError::Full { .. } => 1312,
         TargetError::Denied { .. } => 1313,
         TargetError::Busy { .. } => 1314,
+        TargetError::Auth { .. } => 1316,
+        TargetError::Throttled { .. } => 1317,
+        TargetError::Unreachable { .. } => 1318,
+        TargetError::Protocol { .. } => 1319,
         TargetError::OtherTarget { .. } | TargetError::BadMarker { .. } | TargetError::Foreign { .. } => 1315,
+        TargetError::Untrusted { .. } => 1322,
+        TargetError::Locked { .. } => 1323,
         _ => 1310,
     };
     let exit = match e {
         TargetError::Busy { .. } => exit::BUSY,
-        TargetError::OtherTarget { .. } | TargetError::Foreign { .. } => exit::REFUSED,
+        TargetError::OtherTarget { .. } | TargetError::Foreign { .. } | TargetError::Locked { .. } => exit::REFUSED,
         _ => exit::TARGET,
     };
     let f = Failure::new(code, exit, chain(e));

@@ -77,6 +77,29 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     n.checked_shl(shift).filter(|v| v >> shift == n).ok_or_else(|| format!("{text} is too large"))
 }
 
+/// A path for JSON: text where it is text, else with its odd bytes replaced.
+pub fn shown(path: &std::path::Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Reads a rate in bytes a second: `5MiB`, `5MiB/s`.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse_size(text.trim().trim_end_matches("/s"))? {
+        0 => Err("a rate is above 0".into()),
+        n => Ok(n),
+    }
+}
+
+/// Reads a price for a GiB and month: `EUR 0.004`.
+pub fn parse_price(text: &str) -> Result<zoneward_targets::protocol::Price, String> {
+    let (currency, gib_month) = text.split_once(' ').ok_or("a currency and a number, as in 'EUR 0.004'")?;
+    let number = !gib_month.is_empty() && gib_month.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if currency.len() != 3 || !currency.bytes().all(|b| b.is_ascii_uppercase()) || !number {
+        return Err("a currency and a number, as in 'EUR 0.004'".into());
+    }
+    Ok(zoneward_targets::protocol::Price { currency: currency.to_owned(), gib_month: gib_month.to_owned() })
+}
+
 /// Reads a sector class: a power of two from 4 KiB to 64 GiB, as its log2.
 pub fn parse_class(text: &str) -> Result<u8, String> {
     let n = parse_size(text)?;
@@ -91,6 +114,20 @@ pub fn parse_percent(text: &str) -> Result<f64, String> {
     let n: f64 =
         text.trim().trim_end_matches('%').trim().parse().map_err(|_| format!("{text:?} is not a percentage"))?;
     if n > 0.0 && n <= 100.0 { Ok(n) } else { Err("a percentage is above 0 and at most 100".into()) }
+}
+
+/// What a token permits.
+pub fn parse_scope(text: &str) -> Result<zoneward_consensus::model::Scope, String> {
+    use zoneward_consensus::model::Scope;
+    let names = || Scope::ALL.map(Scope::name).join(", ");
+    Scope::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| format!("it is one of {}", names()))
+}
+
+/// From what a source is read, by name.
+pub fn parse_snapshot(text: &str) -> Result<zoneward_consensus::reading::SnapshotKind, String> {
+    use zoneward_consensus::reading::SnapshotKind;
+    let names = || SnapshotKind::ALL.map(SnapshotKind::name).join(", ");
+    SnapshotKind::ALL.into_iter().find(|k| k.name() == text).ok_or_else(|| format!("it is one of {}", names()))
 }
 
 /// Bytes of a path for a terminal: UTF-8 as it is, everything that could steer the terminal escaped.

@@ -3,103 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-struct Bench {
-    dir: tempfile::TempDir,
-}
+mod bench;
 
-const PASSPHRASE: &str = "correct horse battery staple";
-
-impl Bench {
-    fn new() -> Self {
-        let b = Self { dir: tempfile::tempdir().unwrap() };
-        fs::create_dir(b.path("src")).unwrap();
-        b
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        fs::canonicalize(self.dir.path()).unwrap().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut c = Command::new(env!("CARGO_BIN_EXE_zoneward"));
-        c.args(args).env("ZONEWARD_HOME", self.path("zone")).env("ZONEWARD_PASSPHRASE", PASSPHRASE);
-        c.stdin(Stdio::null()).current_dir(self.dir.path());
-        c
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Runs and expects this exit code; answers what was printed.
-    fn expect(&self, code: i32, args: &[&str]) -> String {
-        let o = self.run(args);
-        let all = format!("{}{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
-        assert_eq!(o.status.code(), Some(code), "{args:?}: {all}");
-        assert!(!all.contains(PASSPHRASE), "the passphrase is in the output of {args:?}");
-        all
-    }
-
-    fn init(&self) {
-        self.expect(0, &["init", "--target", "target", "--sector-min", "1MiB"]);
-    }
-
-    fn restored(&self, to: &str) -> PathBuf {
-        self.path(to).join(self.path("src").strip_prefix("/").unwrap())
-    }
-}
-
-/// Everything below a directory: path, kind, mode, size, time, content or target.
-fn tree(dir: &Path) -> Vec<(PathBuf, u32, u64, i64, i64, Vec<u8>)> {
-    let (mut out, mut todo) = (Vec::new(), vec![dir.to_owned()]);
-    while let Some(p) = todo.pop() {
-        let m = fs::symlink_metadata(&p).unwrap();
-        let content = match m.file_type() {
-            t if t.is_file() => fs::read(&p).unwrap(),
-            t if t.is_symlink() => fs::read_link(&p).unwrap().into_os_string().into_encoded_bytes(),
-            _ => Vec::new(),
-        };
-        if m.is_dir() {
-            todo.extend(fs::read_dir(&p).unwrap().map(|e| e.unwrap().path()));
-        }
-        let size = if m.is_dir() { 0 } else { m.len() };
-        out.push((p.strip_prefix(dir).unwrap().to_owned(), m.mode(), size, m.mtime(), m.mtime_nsec(), content));
-    }
-    out.sort();
-    out
-}
-
-/// Bytes that do not compress, the same for the same seed.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut out = Vec::with_capacity(len + 8);
-    while out.len() < len {
-        (x, _) = (x ^ (x << 13), ());
-        x ^= x >> 7;
-        x ^= x << 17;
-        out.extend_from_slice(&x.to_le_bytes());
-    }
-    out.truncate(len);
-    out
-}
-
-fn fill(src: &Path) {
-    fs::create_dir_all(src.join("a/b")).unwrap();
-    fs::write(src.join("a/one"), b"one").unwrap();
-    fs::write(src.join("a/b/large"), noise(1, 9_000_000)).unwrap();
-    fs::write(src.join("a/b/text"), b"a line that comes again\n".repeat(100_000)).unwrap();
-    fs::hard_link(src.join("a/one"), src.join("hard")).unwrap();
-    symlink("a/one", src.join("link")).unwrap();
-    fs::write(src.join("closed"), b"secret").unwrap();
-    fs::set_permissions(src.join("closed"), fs::Permissions::from_mode(0o400)).unwrap();
-    for i in 0..300 {
-        fs::write(src.join(format!("a/small-{i}")), noise(i, (i * 37 % 5000) as usize)).unwrap();
-    }
-}
+use bench::{Bench, fill, noise, tree};
 
 #[test]
 fn what_was_backed_up_comes_back_at_both_checkpoints() {
@@ -153,6 +63,13 @@ fn a_changed_byte_is_named_and_never_restored() {
     b.expect(0, &["check"]);
     let said = b.expect(5, &["check", "--read-data"]);
     assert!(said.contains("DAMAGED") && said.contains("holds") && said.contains("a/b/large"), "{said}");
+    let status = b.status();
+    assert_eq!(
+        (&status["reliability"]["number"], &status["availability"]["number"]),
+        (&5.into(), &6.into()),
+        "{status}"
+    );
+    assert_eq!(status["reliability"]["commands"][0], "zoneward backup --full", "{status}");
     let said = b.expect(5, &["restore", "latest", "--to", "out"]);
     assert!(said.contains("NOT restored"), "{said}");
     for (path, .., content) in tree(&b.restored("out")).into_iter().filter(|e| !e.5.is_empty()) {
@@ -163,6 +80,14 @@ fn a_changed_byte_is_named_and_never_restored() {
         };
         assert_eq!(content, original, "{}", path.display());
     }
+    // The way out that `status` names: what is there today is whole again.
+    b.expect(0, &["backup", "--full"]);
+    let status = b.status();
+    assert_eq!(status["reliability"]["number"], 3, "{status}");
+    let also = status["reliability"]["also"].as_array().unwrap();
+    assert!(also.iter().any(|f| f["reason"].as_str().unwrap().contains("older checkpoints")), "{status}");
+    b.expect(0, &["restore", "latest", "--to", "whole"]);
+    assert_eq!(tree(&b.path("src")), tree(&b.restored("whole")));
 }
 
 #[test]
@@ -282,6 +207,41 @@ fn an_interrupt_stops_cleanly_and_the_next_run_goes_on() {
 }
 
 #[test]
+fn the_levels_follow_what_is_done_and_are_told_in_two_languages() {
+    let b = Bench::new();
+    fill(&b.path("src"));
+    b.init();
+    let number = |what: &str| b.status()[what]["number"].as_u64().unwrap();
+    assert_eq!((number("reliability"), number("availability")), (3, 3), "no source yet, one node");
+    b.expect(0, &["source", "add", "src"]);
+    assert_eq!(number("reliability"), 5, "one disk lost would lose it");
+    b.expect(0, &["backup"]);
+    assert_eq!(number("reliability"), 3, "the target hangs on the same device");
+    b.expect(0, &["target", "add", "far", "--domain", "uncle"]);
+    b.expect(0, &["backup"]);
+    assert_eq!(number("reliability"), 1, "a copy lies at another place");
+    let english = b.expect(0, &["--lang", "en", "status"]);
+    assert!(english.contains("reliability 1 of 7  safe: even the loss of the whole site"), "{english}");
+    assert!(english.contains("zoneward node invite"), "{english}");
+    let chinese =
+        b.command(&["status"]).env_remove("LC_ALL").env_remove("LC_MESSAGES").env("LANG", "zh_CN.UTF-8").output();
+    let chinese = String::from_utf8(chinese.unwrap().stdout).unwrap();
+    assert!(chinese.contains("可靠性 1/7  安全：即使整个场所损毁"), "{chinese}");
+    assert!(chinese.contains("zoneward node invite"), "{chinese}");
+    b.expect(2, &["--lang", "fr", "status"]);
+
+    // The target elsewhere is away: nothing is lost by that, and all can be had from the other.
+    fs::rename(b.path("far"), b.path("unplugged")).unwrap();
+    assert_eq!((number("reliability"), number("availability")), (1, 3));
+    b.expect(7, &["check", "--read-data"]);
+    assert!(b.status()["all_read"].is_null(), "what is away was not read");
+    fs::rename(b.path("target"), b.path("unplugged-too")).unwrap();
+    assert_eq!((number("reliability"), number("availability")), (1, 6));
+    fs::rename(b.path("unplugged"), b.path("far")).unwrap();
+    assert_eq!((number("reliability"), number("availability")), (1, 3));
+}
+
+#[test]
 fn a_target_out_of_reach_is_told_from_damage() {
     let b = Bench::new();
     fill(&b.path("src"));
@@ -317,4 +277,91 @@ fn every_command_answers_help_and_the_pages_are_made() {
     assert!(fs::read_dir(b.path("man")).unwrap().count() >= all.len());
     assert!(b.expect(0, &["completions", "bash"]).contains("zoneward"));
     assert!(b.expect(2, &[]).lines().count() <= 25);
+}
+
+/// A full disk under standard output hides nothing: the command goes on, and its exit code counts.
+#[test]
+fn an_answer_that_nobody_can_read_is_no_success() {
+    let b = Bench::new();
+    fs::write(b.path("src/a"), vec![7; 300_000]).unwrap();
+    b.expect(0, &["init", "--target", "target", "--sector-min", "1MiB"]);
+    b.expect(0, &["backup", "src", "--copies", "1"]);
+    let full = |args: &[&str]| {
+        let out = fs::File::options().write(true).open("/dev/full").unwrap();
+        b.command(args).stdout(out).output().unwrap()
+    };
+    let o = full(&["checkpoints"]);
+    assert_eq!(o.status.code(), Some(1), "{}", String::from_utf8_lossy(&o.stderr));
+    assert!(String::from_utf8_lossy(&o.stderr).contains("ZW-1702"));
+    assert_eq!(full(&["--json", "status"]).status.code(), Some(1));
+    let restored = full(&["restore", "latest", "--to", "out"]);
+    assert_eq!(restored.status.code(), Some(1));
+    let back = b.path("out").join(b.path("src/a").strip_prefix("/").unwrap());
+    assert_eq!(fs::read(back).unwrap().len(), 300_000, "the restore goes on to its end");
+    // Damage stays damage.
+    let sectors = Command::new("find").arg(b.path("target")).args(["-name", "*.zws"]).output().unwrap();
+    for path in String::from_utf8(sectors.stdout).unwrap().lines() {
+        let mut bytes = fs::read(path).unwrap();
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+    assert_eq!(full(&["check", "--read-data"]).status.code(), Some(5));
+}
+
+#[test]
+fn a_path_that_is_no_text_is_a_path() {
+    use std::os::unix::ffi::OsStringExt;
+    let b = Bench::new();
+    fs::write(b.path("src/a"), b"a").unwrap();
+    let odd = |name: &[u8]| b.dir.path().join(std::ffi::OsString::from_vec(name.to_vec()));
+    let run = |args: &[&std::ffi::OsStr]| {
+        let o = b.command(&["--json", "--home"]).arg(odd(b"h\xff")).args(args).output().unwrap();
+        assert_eq!(o.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&o.stderr));
+        for line in String::from_utf8(o.stdout).unwrap().lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+    };
+    let (kit, to) = (odd(b"kit\xff.html"), odd(b"to\xff"));
+    run(&["init".as_ref(), "--target".as_ref(), "target".as_ref(), "--kit".as_ref(), kit.as_os_str()]);
+    run(&["backup".as_ref(), "src".as_ref(), "--copies".as_ref(), "1".as_ref()]);
+    run(&["status".as_ref()]);
+    run(&["restore".as_ref(), "latest".as_ref(), "--to".as_ref(), to.as_os_str()]);
+    run(&["key".as_ref(), "rotate".as_ref()]);
+}
+
+/// Directories alone are what is left of a mount, or of a deletion.
+#[test]
+fn a_source_without_its_files_is_refused_until_a_person_says_so() {
+    let b = Bench::new();
+    fs::create_dir(b.path("src/d")).unwrap();
+    fs::write(b.path("src/d/a"), b"a").unwrap();
+    b.expect(0, &["init", "--target", "target"]);
+    b.expect(0, &["backup", "src", "--copies", "1"]);
+    fs::remove_file(b.path("src/d/a")).unwrap();
+    symlink("x", b.path("src/link")).unwrap();
+    let o = b.command(&["backup"]).output().unwrap();
+    assert_eq!(o.status.code(), Some(4), "{}", String::from_utf8_lossy(&o.stderr));
+    b.expect(0, &["backup", "--allow-empty"]);
+}
+
+/// Words and target open nothing without the owner's sealed key: a backup puts it back.
+#[test]
+fn an_owner_key_that_is_gone_from_a_target_comes_back() {
+    let b = Bench::new();
+    fs::write(b.path("src/a"), b"a").unwrap();
+    b.expect(0, &["init", "--target", "target"]);
+    b.expect(0, &["backup", "src", "--copies", "1"]);
+    let found = Command::new("find").arg(b.path("target")).args(["-name", "owner-key.json"]).output().unwrap();
+    let path = PathBuf::from(String::from_utf8(found.stdout).unwrap().trim());
+    let kept = fs::read(&path).unwrap();
+    for spoil in [None, Some(&b"garbage"[..])] {
+        match spoil {
+            None => fs::remove_file(&path).unwrap(),
+            Some(bytes) => fs::write(&path, bytes).unwrap(),
+        }
+        fs::write(b.path("src/a"), format!("{spoil:?}")).unwrap();
+        b.expect(0, &["backup"]);
+        assert_eq!(fs::read(&path).unwrap(), kept);
+    }
 }

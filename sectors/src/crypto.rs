@@ -51,6 +51,11 @@ pub fn sha256(parts: &[&[u8]]) -> Digest {
     Digest(h.finalize().into())
 }
 
+/// Whether two secrets are the same, in a time that does not tell where they differ.
+pub fn same_secret(a: &[u8], b: &[u8]) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
 /// The fingerprint of a chunk: keyed BLAKE3.
 pub fn keyed_fingerprint(key: &[u8; 32], data: &[u8]) -> [u8; 32] {
     *blake3::keyed_hash(key, data).as_bytes()

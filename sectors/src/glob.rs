@@ -86,7 +86,7 @@ impl fmt::Display for PatternError {
         if let Some(line) = self.line {
             write!(f, "line {line}: ")?;
         }
-        write!(f, "the exclude pattern {:?} {}", self.pattern, self.problem)
+        write!(f, "the pattern {:?} {}", self.pattern, self.problem)
     }
 }
 

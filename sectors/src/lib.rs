@@ -12,6 +12,7 @@ pub mod beneath;
 pub mod catalog;
 pub mod cert;
 pub mod chunk;
+pub mod clone;
 pub mod crypto;
 pub mod diff;
 pub mod entry;

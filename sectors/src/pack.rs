@@ -87,6 +87,8 @@ pub struct Task {
     /// Absolute path of the source, without the first `/`: the prefix of member names.
     pub prefix: Vec<u8>,
     pub root: PathBuf,
+    /// Each file is read through a clone of it, where its file system makes any.
+    pub clones: bool,
     /// Bytes that the survey expects to read.
     pub estimate: u64,
 }

@@ -104,6 +104,21 @@ pub struct RestoreReport {
 }
 
 impl RestoreReport {
+    /// Adds another part of the same restore.
+    pub fn add(&mut self, other: &Self) {
+        self.files += other.files;
+        self.dirs += other.dirs;
+        self.others += other.others;
+        self.bytes += other.bytes;
+        self.kept += other.kept;
+        self.failed_count += other.failed_count;
+        self.damage_count += other.damage_count;
+        self.unreachable_count += other.unreachable_count;
+        self.warnings_count += other.warnings_count;
+        self.failed.extend(other.failed.iter().cloned());
+        self.warnings.extend(other.warnings.iter().cloned());
+    }
+
     fn fail(&mut self, path: &[u8], why: String, cause: Cause) {
         self.failed_count += 1;
         self.damage_count += u64::from(cause == Cause::Damage);

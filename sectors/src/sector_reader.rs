@@ -99,7 +99,7 @@ impl SectorReader {
         dek: &Secret32,
         expected: &Expected,
     ) -> Result<Self, SectorReadError> {
-        let cert = header.verify(owner_sign_public)?;
+        header.verify(owner_sign_public)?;
         if expected.header_hash.is_some_and(|h| h != header.hash()) {
             return Err(SectorReadError::Other("its header is not the one that was minted"));
         }
@@ -115,9 +115,6 @@ impl SectorReader {
         let trailer = keys.open_trailer(&sealed)?;
         if trailer.raw_len != layout.raw_len() {
             return Err(SectorReadError::Length(len));
-        }
-        if trailer.packer != cert.node {
-            return Err(SectorReadError::Other("trailer and certificate name different nodes"));
         }
         if expected.sector.is_some_and(|s| s != trailer.sector) {
             return Err(SectorReadError::Other("its trailer names another sector"));

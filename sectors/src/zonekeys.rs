@@ -118,6 +118,7 @@ pub struct ZoneKeys {
     gear: Box<[u64; 256]>,
     gear_shifted: Box<[u64; 256]>,
     seal: GcmKey,
+    credentials: GcmKey,
 }
 
 impl std::fmt::Debug for ZoneKeys {
@@ -156,6 +157,7 @@ impl ZoneKeys {
             gear,
             gear_shifted,
             seal: GcmKey::new(&hkdf32(ikm, &zone.0, &[b"zoneward/1 seal"])),
+            credentials: GcmKey::new(&hkdf32(ikm, &zone.0, &[b"zoneward/1 credentials"])),
         }
     }
 
@@ -214,6 +216,28 @@ impl ZoneKeys {
         let mut dek = Secret32([0; 32]);
         self.seal.open_into(*nonce, &self.dek_aad(copy), rest, &mut dek.0)?;
         Ok(dek)
+    }
+
+    /// Seals a target's credentials to the zone: nonce, text, tag.
+    pub fn seal_credentials(&self, target: TargetId, plain: &[u8]) -> Vec<u8> {
+        let mut nonce = [0u8; NONCE_LEN];
+        fill_random(&mut nonce);
+        let mut out = nonce.to_vec();
+        out.extend_from_slice(&self.credentials.seal_vec(nonce, &self.credentials_aad(target), plain));
+        out
+    }
+
+    /// Opens credentials that were sealed for `target` under this epoch's secret.
+    pub fn open_credentials(&self, target: TargetId, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotAuthentic> {
+        let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(NotAuthentic)?;
+        self.credentials.open(*nonce, &self.credentials_aad(target), rest).map(Zeroizing::new)
+    }
+
+    fn credentials_aad(&self, target: TargetId) -> [u8; 20] {
+        let mut aad = [0u8; 20];
+        aad[..16].copy_from_slice(&target.0);
+        aad[16..].copy_from_slice(&self.epoch.to_be_bytes());
+        aad
     }
 
     fn dek_aad(&self, copy: CopyId) -> [u8; 20] {
@@ -340,5 +364,21 @@ mod tests {
     fn nothing_secret_is_printed() {
         let all = format!("{:?} {:?}", secret(1), keys(1));
         assert!(!all.contains("33, 33") && !all.contains("3333") && !all.contains("51"));
+    }
+
+    #[test]
+    fn credentials_open_only_for_their_target_and_epoch() {
+        let (k, target) = (keys(1), TargetId([0x44; 16]));
+        let sealed = k.seal_credentials(target, b"secret");
+        assert_eq!(k.open_credentials(target, &sealed).unwrap().as_slice(), b"secret");
+        assert_ne!(k.seal_credentials(target, b"secret"), sealed);
+        assert!(k.open_credentials(TargetId([0x45; 16]), &sealed).is_err());
+        assert!(keys(2).open_credentials(target, &sealed).is_err());
+        for i in 0..sealed.len() {
+            let mut bad = sealed.clone();
+            bad[i] ^= 1;
+            assert!(k.open_credentials(target, &bad).is_err(), "byte {i}");
+            assert!(k.open_credentials(target, &sealed[..i]).is_err(), "{i} bytes");
+        }
     }
 }

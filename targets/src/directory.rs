@@ -9,6 +9,7 @@
 mod dir;
 mod incoming;
 mod marker;
+mod removed;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use zoneward_sectors::limits::CLASS_LOG2_MAX;
 
 use self::dir::{DIRECTORY, Dir, Found, LINK, Taken, file_stat};
 use self::incoming::DirectoryIncoming;
+pub(crate) use self::removed::Aside;
 use crate::errors::{Op, TargetError};
 use crate::limits::{FAT_CLASS_LOG2_MAX, OBJECT_LEN_MAX};
 use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target};
@@ -33,6 +35,7 @@ use crate::url::Url;
 const ZONES: &str = "zones";
 const SECTORS: &str = "sectors";
 const INCOMING: &str = "incoming";
+const REMOVED: &str = "removed";
 const SUFFIX: &str = ".zws";
 
 /// The places at which a test can kill the process (`fsx::point`), in the order of a seal.
@@ -207,8 +210,7 @@ fn named(op: Op, path: &Path) -> Result<(PathBuf, String), TargetError> {
         source: io::Error::new(io::ErrorKind::InvalidInput, e),
     })?;
     let text = url.to_string();
-    let Url::File(path) = url;
-    Ok((path, text))
+    Ok((std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components().collect(), text))
 }
 
 /// Makes a directory and those above it, durably.
@@ -242,6 +244,7 @@ impl Target for DirectoryTarget {
             max_class_log2: if room.is_some_and(|(_, fat)| fat) { FAT_CLASS_LOG2_MAX } else { CLASS_LOG2_MAX },
             resume: true,
             direct_write: true,
+            ordered_write: true,
             free_bytes: room.map(|(free, _)| free),
         }
     }

@@ -21,6 +21,11 @@ pub enum Op {
     Remove,
     PutObject,
     GetObject,
+    Prove,
+    /// Take back what was removed and is still kept.
+    TakeBack,
+    /// Ask the target about itself.
+    Ask,
 }
 
 impl fmt::Display for Op {
@@ -38,6 +43,9 @@ impl fmt::Display for Op {
             Op::Remove => "remove",
             Op::PutObject => "put",
             Op::GetObject => "get",
+            Op::Prove => "prove",
+            Op::TakeBack => "take back",
+            Op::Ask => "ask",
         })
     }
 }
@@ -96,9 +104,39 @@ pub enum TargetError {
     /// An earlier write or sync through this handle failed, so what it wrote cannot be trusted to be there.
     #[error("cannot {op} {what}: an earlier write of it failed. Begin it again")]
     Poisoned { op: Op, what: String },
+    /// The target does not take the credentials, or needs some that were not given. No secret is in the reason.
+    #[error("cannot {op} {what}: its credentials are refused ({reason}). Give it the right ones")]
+    Auth { op: Op, what: String, reason: String },
+    /// The target asks to be left alone for a while; it was asked again as often as is fair.
+    #[error("cannot {op} {what}: the target is asked too often{}", wait_text(*.wait_ms))]
+    Throttled { op: Op, what: String, wait_ms: Option<u64> },
+    /// Nobody answers, or the connection does not hold.
+    #[error("cannot {op} {what}: the target does not answer ({reason})")]
+    Unreachable { op: Op, what: String, reason: String },
+    /// The target answers what makes no sense: it is another kind of server, or it lies.
+    #[error(
+        "cannot {op} {what}: the target answers what makes no sense ({reason}). Look at its URL, and at who serves it"
+    )]
+    Protocol { op: Op, what: String, reason: String },
+    /// What answers there does not hold the key that was pinned. Nothing secret was sent to it.
+    #[error(
+        "cannot {op} {what}: another server than the pinned one answers ({reason}). Ask its operator before you \
+             trust it"
+    )]
+    Untrusted { op: Op, what: String, reason: String },
+    /// The target keeps what was removed until its lock ends.
+    #[error("cannot {op} {what}: the target's lock keeps it for {left_s} more seconds")]
+    Locked { op: Op, what: String, left_s: u64 },
+    /// The target takes bytes only at the end of what it holds.
+    #[error("cannot {op} {what} at {offset}: the target appends only, and it ends at byte {end}")]
+    NotAtEnd { op: Op, what: String, offset: u64, end: u64 },
     /// The store failed.
     #[error("cannot {op} {what}: {source}")]
     Io { op: Op, what: String, source: io::Error },
+}
+
+fn wait_text(wait_ms: Option<u64>) -> String {
+    wait_ms.map_or_else(String::new, |ms| format!("; it asks to wait {} seconds", ms.div_ceil(1000)))
 }
 
 impl TargetError {
@@ -129,13 +167,20 @@ impl TargetError {
             | TargetError::Truncated { .. }
             | TargetError::WrongLength { .. }
             | TargetError::TooLarge { .. }
+            | TargetError::NotAtEnd { .. }
             | TargetError::Poisoned { .. } => Retry::Never,
-            TargetError::Busy { .. } => Retry::Later,
+            TargetError::Busy { .. }
+            | TargetError::Throttled { .. }
+            | TargetError::Unreachable { .. }
+            | TargetError::Locked { .. } => Retry::Later,
             TargetError::Unplugged { .. }
             | TargetError::OtherTarget { .. }
             | TargetError::BadMarker { .. }
             | TargetError::Full { .. }
             | TargetError::Denied { .. }
+            | TargetError::Auth { .. }
+            | TargetError::Untrusted { .. }
+            | TargetError::Protocol { .. }
             | TargetError::Foreign { .. } => Retry::Operator,
             TargetError::Io { source, .. } => match source.raw_os_error().map(Errno::from_raw_os_error) {
                 Some(Errno::FBIG | Errno::INVAL | Errno::NAMETOOLONG) => Retry::Never,

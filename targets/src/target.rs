@@ -3,9 +3,10 @@
 //! A sector is begun in `incoming`, written, and sealed; only then is it listed and read. Sealed sectors never change.
 //! A store needs no more than writing from an offset, sealing, reading ranges, listing and deleting.
 
-use zoneward_sectors::ids::{CopyId, TargetId, ZoneAlias};
+use zoneward_sectors::ids::{CopyId, Digest, TargetId, ZoneAlias};
 
 use crate::errors::TargetError;
+use crate::protocol::Challenge;
 
 /// What a target can do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,10 @@ pub struct Capabilities {
     pub resume: bool,
     /// The packer may write straight into incoming, at any offset, from many threads.
     pub direct_write: bool,
+    /// The packer may write straight into incoming from many threads that each hold one stretch, if together they leave
+    /// no gap and each takes the first stretch that is left: a stretch waits for those before it. What can be written
+    /// directly can be written so too.
+    pub ordered_write: bool,
     /// Bytes that can still be written, if the target tells.
     pub free_bytes: Option<u64>,
 }
@@ -101,6 +106,12 @@ pub trait Target: Send + Sync {
 
     /// Reads an object of at most `limit` bytes; a longer one is [`TargetError::TooLarge`].
     fn get_object(&self, alias: ZoneAlias, name: ObjectName, limit: u64) -> Result<Vec<u8>, TargetError>;
+
+    /// The target's own answer to a challenge about a sealed sector, without moving its bytes; `None` if it cannot
+    /// compute. The right answer is [`Challenge::answer`] over the right bytes.
+    fn prove(&self, _: ZoneAlias, _: CopyId, _: &Challenge) -> Result<Option<Digest>, TargetError> {
+        Ok(None)
+    }
 }
 
 /// A sector that is being written. Dropping it keeps what was written, for a later [`Target::open`] to go on with.

@@ -1,7 +1,11 @@
-//! URLs of targets. Today there is one kind: `file:///a/folder`.
+//! URLs of targets: `file:///a/folder`, `zoneward://host:port/#fingerprint` for a target server, `s3://host/bucket/folder`,
+//! `webdav://host/folder`, `sftp://host/directory`.
 //!
 //! URLs are shown, logged and stored in the zone's state, so they never carry a secret: a user and password in one is
 //! refused, and the message does not repeat it.
+
+mod net;
+mod server;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -9,16 +13,26 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub use self::net::{S3Url, Server, SftpUrl, WebDavUrl};
+pub use self::server::ServerUrl;
 use crate::limits::{PATH_LEN_MAX, URL_LEN_MAX};
 
 /// What this release can open; the end of a message.
-const SUPPORTED: &str = "this release supports file:///path/to/folder";
+const SUPPORTED: &str = "this release supports file:///path/to/folder, zoneward://host:port/#fingerprint, s3://host/bucket/folder, webdav://host/folder and sftp://host/folder";
 
 /// Where a target is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Url {
     /// A directory of this machine, by its absolute path.
     File(PathBuf),
+    /// A bucket of an S3 server.
+    S3(S3Url),
+    /// A folder of a WebDAV server.
+    WebDav(WebDavUrl),
+    /// A directory behind an SSH server.
+    Sftp(SftpUrl),
+    /// A target server.
+    Server(ServerUrl),
 }
 
 /// Why a text is not the URL of a target. No message repeats what could be a secret.
@@ -46,6 +60,24 @@ pub enum UrlError {
     BadPercent,
     #[error("the path holds a zero byte, an encoded slash or a control character")]
     BadByte,
+    #[error("the URL names no server; {SUPPORTED}")]
+    NoHost,
+    #[error("the server in the URL is no name, address or port")]
+    BadHost,
+    #[error("an s3 URL names the server first: s3://s3.eu-central-1.amazonaws.com/bucket/folder, s3://nas:9000/bucket")]
+    S3NeedsServer,
+    #[error("the URL names no bucket (3 to 63 letters, digits, dots and dashes): s3://host/bucket/folder")]
+    NoBucket,
+    #[error("the URL names no folder on the server: sftp://host/folder, or sftp://host/~/folder below the home")]
+    NoFolder,
+    #[error("the path of the URL climbs with ..")]
+    Climbs,
+    #[error("this URL takes no such query; an s3 URL may end with ?region=NAME, and nothing secret belongs in a URL")]
+    UnknownQuery,
+    #[error("this URL takes no fragment; write %23 for a # in a name")]
+    Fragment,
+    #[error("a target server is named zoneward://host:port/#fingerprint; {0}")]
+    Server(&'static str),
     #[error("the current directory is unknown, so a relative path means nothing; {SUPPORTED}")]
     NoCurrentDir,
 }
@@ -113,8 +145,15 @@ impl FromStr for Url {
         if authority.contains('@') {
             return Err(UrlError::Credentials);
         }
-        if !scheme.eq_ignore_ascii_case("file") {
-            return Err(UrlError::UnknownScheme { scheme: scheme.chars().take(32).collect() });
+        match scheme.to_ascii_lowercase().as_str() {
+            "file" => {}
+            server::SCHEME => return Ok(Url::Server(ServerUrl::parse(rest)?)),
+            "s3" => return S3Url::parse(true, rest).map(Url::S3),
+            "s3+http" => return S3Url::parse(false, rest).map(Url::S3),
+            "webdav" | "webdavs" => return WebDavUrl::parse(true, rest).map(Url::WebDav),
+            "webdav+http" => return WebDavUrl::parse(false, rest).map(Url::WebDav),
+            "sftp" => return SftpUrl::parse(rest).map(Url::Sftp),
+            _ => return Err(UrlError::UnknownScheme { scheme: scheme.chars().take(32).collect() }),
         }
         if !authority.is_empty() && !authority.eq_ignore_ascii_case("localhost") {
             return Err(UrlError::Host);
@@ -134,6 +173,11 @@ impl FromStr for Url {
         }
         checked(PathBuf::from(OsString::from_vec(percent_decode(path.as_bytes())?)))
     }
+}
+
+/// The text that a percent-encoded one stands for; `None` if it is none.
+pub(crate) fn decode(text: &str) -> Option<String> {
+    String::from_utf8(percent_decode(text.as_bytes()).ok()?).ok()
 }
 
 fn percent_decode(text: &[u8]) -> Result<Vec<u8>, UrlError> {
@@ -157,16 +201,25 @@ fn percent_decode(text: &[u8]) -> Result<Vec<u8>, UrlError> {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Url::File(path) = self;
-        f.write_str("file://")?;
-        for &b in path.as_os_str().as_bytes() {
-            if b.is_ascii_alphanumeric() || b"/-._~+,=@:".contains(&b) {
-                write!(f, "{}", char::from(b))?;
-            } else {
-                write!(f, "%{b:02X}")?;
+        match self {
+            Url::File(path) => {
+                f.write_str("file://")?;
+                path.as_os_str().as_bytes().iter().try_for_each(|b| write_byte(f, *b))
             }
+            Url::Server(url) => url.fmt(f),
+            Url::S3(url) => url.fmt(f),
+            Url::WebDav(url) => url.fmt(f),
+            Url::Sftp(url) => url.fmt(f),
         }
-        Ok(())
+    }
+}
+
+/// One byte of a path, encoded where it must be.
+fn write_byte(f: &mut fmt::Formatter<'_>, b: u8) -> fmt::Result {
+    if b.is_ascii_alphanumeric() || b"/-._~+,=@:".contains(&b) {
+        write!(f, "{}", char::from(b))
+    } else {
+        write!(f, "%{b:02X}")
     }
 }
 
@@ -225,7 +278,7 @@ mod tests {
             ("file:///a%00", BadByte),
             ("file:///a%2Fb", BadByte),
             ("file:///a\nb", BadByte),
-            ("s3://bucket/x", UnknownScheme { scheme: "s3".into() }),
+            ("gopher://bucket/x", UnknownScheme { scheme: "gopher".into() }),
         ] {
             assert_eq!(text.parse::<Url>(), Err(want), "{text}");
         }
@@ -240,8 +293,10 @@ mod tests {
             assert_eq!(e, UrlError::Credentials);
             assert!(!format!("{e} {e:?}").contains("hunter2"));
         }
-        let e = Url::parse_or_path("sftp://host/b?token=hunter2").unwrap_err().to_string();
-        assert!(e.contains("sftp:") && e.contains("file:///") && !e.contains("hunter2"), "{e}");
+        let e = Url::parse_or_path("tape://host/b?token=hunter2").unwrap_err().to_string();
+        assert!(e.contains("tape:") && e.contains("file:///") && !e.contains("hunter2"), "{e}");
+        let e = Url::parse_or_path("s3://host.example/bucket?token=hunter2").unwrap_err();
+        assert!(!format!("{e} {e:?}").contains("hunter2"), "{e}");
     }
 
     #[test]
@@ -253,7 +308,7 @@ mod tests {
         for text in ["s3:bucket/x", "sftp:host:/x", "C:\\x:y/..", "http://x"] {
             let got = Url::parse_or_path(text);
             let path = text.starts_with("C:");
-            assert_eq!(matches!(got, Err(UrlError::UnknownScheme { .. })), !path, "{text}: {got:?}");
+            assert_eq!(matches!(got, Err(UrlError::UnknownScheme { .. } | UrlError::NoHost)), !path, "{text}: {got:?}");
         }
         assert_eq!(Url::parse_or_path(""), Err(UrlError::Empty));
         assert_eq!(Url::parse_or_path("/a\x1b[2J"), Err(UrlError::BadByte));

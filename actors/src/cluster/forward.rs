@@ -11,7 +11,7 @@ use zoneward_sectors::ids::NodeId;
 use zoneward_transport::wire::Retry;
 use zoneward_transport::{Boxed, Handler, Refusal, Services, kind};
 
-use super::{CommandError, LOOK_MS, Parts, pause};
+use super::{CommandError, LEADER_WAIT_MS, LOOK_MS, Parts, pause};
 
 /// Longest text of an address: a DNS name and a port.
 const ADDRESS_LEN_MAX: usize = 300;
@@ -88,7 +88,13 @@ pub(super) async fn propose(parts: &Parts, entry: Entry) -> Result<Reply, Comman
         };
         let left = until.saturating_duration_since(Instant::now());
         if let Some(leader) = leader.filter(|id| *id != parts.me && !left.is_zero()) {
-            match parts.endpoint.call(leader, kind::PROPOSE, &bytes, left).await {
+            let call = parts.endpoint.call(leader, kind::PROPOSE, &bytes, left);
+            let answer = tokio::select! {
+                answer = call => answer,
+                // It may have been logged before the leader fell.
+                () = falls(parts, leader) => return Err(CommandError::Unknown),
+            };
+            match answer {
                 Ok(answer) => match serde_json::from_slice(&answer) {
                     Ok(Answer::Done(reply)) => return Ok(reply),
                     Ok(Answer::NotLeader(_)) => {}
@@ -104,6 +110,13 @@ pub(super) async fn propose(parts: &Parts, entry: Entry) -> Result<Reply, Comman
         if !pause(until).await {
             return Err(CommandError::NoLeader);
         }
+    }
+}
+
+/// Waits until a node is no longer taken for the leader: one that died does not answer, and its links take long to end.
+async fn falls(parts: &Parts, leader: NodeId) {
+    while parts.consensus.leader() == Some(leader) {
+        sleep(Duration::from_millis(LEADER_WAIT_MS)).await;
     }
 }
 

@@ -105,6 +105,7 @@ fn add_target(n: u8) -> Command {
         url: format!("file:///mnt/{n}"),
         alias: ZoneAlias([n; 16]),
         domain: None,
+        credentials: None,
     }
 }
 
@@ -141,6 +142,7 @@ fn commands_come_through_on_every_node_and_survive_the_leader() {
         url: "file:///mnt/77".into(),
         alias: ZoneAlias([77; 16]),
         domain: None,
+        credentials: None,
     };
     assert!(matches!(nodes[2].propose(&again), Err(CommandError::Refused { .. })));
     for node in &nodes {

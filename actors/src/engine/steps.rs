@@ -5,16 +5,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use zoneward_consensus::command::Command;
+use zoneward_consensus::decide::{self, Facts};
 use zoneward_consensus::limits;
 use zoneward_consensus::model::{CopyState, State};
 use zoneward_consensus::plan::Work;
 use zoneward_consensus::raft;
+use zoneward_sectors::ids::{CheckpointId, SourceId};
 use zoneward_sectors::pack;
 
 use super::roles::Role;
-use super::scheduler::{self, Facts};
+use super::{backlog, calendar};
+use crate::ambient::Ambient;
 use crate::backup::{Event, pack_sources};
 use crate::board::Running;
+use crate::clock::now_ms;
 use crate::cluster::CommandError;
 use crate::errors::ZoneError;
 use crate::node::Node;
@@ -22,7 +26,7 @@ use crate::transcode::{CopyProgress, copy_sector};
 use crate::zone::{Authority, Zone};
 
 /// How often figures are taken from a step under way, ms.
-const METER_MS: u64 = 200;
+pub const METER_MS: u64 = 100;
 
 /// Claims work and does it under the lease. `false`: somebody else was faster.
 pub fn claim_and_do(role: Role, node: &Arc<Node>, work: Vec<Work>) -> Result<bool, ZoneError> {
@@ -103,7 +107,7 @@ fn step(zone: &mut Zone, node: &Arc<Node>, work: &[Work], p: &Progress) -> Resul
                 _ => None,
             });
             let sources: Vec<_> = sources.collect();
-            pack_sources(zone, *checkpoint, &sources, node.threads, &p.pack, &mut |event| match event {
+            pack_sources(zone, *checkpoint, &sources, node.threads_now(), &p.pack, &mut |event| match event {
                 Event::Scanning(path) => p.running.say(format!("scanning {}", path.display())),
                 Event::Scanned(_, counts) => {
                     p.running.total.fetch_add(counts.changed_bytes, Ordering::Relaxed);
@@ -115,7 +119,7 @@ fn step(zone: &mut Zone, node: &Arc<Node>, work: &[Work], p: &Progress) -> Resul
         Some(Work::Copy { sector, target }) => {
             let name = zone.state().targets.get(target).map_or_else(String::new, |t| t.name.clone());
             p.running.say(format!("sector {:.8} to {name}", sector.to_string()));
-            copy_sector(zone, *sector, *target, node.threads, &p.copy).map(|_| ())
+            copy_sector(zone, *sector, *target, node.threads_now(), &p.copy).map(|_| ())
         }
         Some(Work::Stage { sector }) => super::stage::stage(zone, node, *sector, &p.running),
         Some(Work::WriteSystem { checkpoint }) => crate::system::write_system(zone, *checkpoint),
@@ -136,10 +140,51 @@ fn step(zone: &mut Zone, node: &Arc<Node>, work: &[Work], p: &Progress) -> Resul
 
 /// Whether this node leads and finds something to decide.
 pub fn schedule_is_due(node: &Arc<Node>) -> bool {
-    !decide(node).is_empty()
+    !decide(node).is_empty() || (calendar_waits(node) && node.schedules_due(SCHEDULES_EVERY))
 }
 
-fn decide(node: &Arc<Node>) -> Vec<scheduler::Act> {
+/// Nodes are asked so often how busy they are while a schedule waits for them.
+const SCHEDULES_EVERY: Duration = Duration::from_secs(5);
+
+/// On the leader: whether a schedule would begin if the nodes were idle. Asks nobody.
+fn calendar_waits(node: &Arc<Node>) -> bool {
+    if node.cluster.metrics().role != raft::Role::Leader {
+        return false;
+    }
+    let state = node.view();
+    let idle = state.nodes.keys().map(|id| (*id, Ambient::default())).collect();
+    calendar::due(&state, now_ms(), &idle).is_some()
+}
+
+/// On the leader: begins the schedule that is due, if there is one. `false`: there is none, or it waits.
+fn begin_scheduled(node: &Arc<Node>) -> Result<bool, ZoneError> {
+    if !calendar_waits(node) {
+        return Ok(false);
+    }
+    let now = now_ms();
+    let fresh = |at_ms: u64| now.saturating_sub(at_ms) < REPORT_FRESH_MS;
+    let nodes = node.reports().into_iter().filter(|(_, r)| fresh(r.at_ms)).map(|(id, r)| (id, r.ambient)).collect();
+    let Some(due) = calendar::due(&node.view(), now_ms(), &nodes) else { return Ok(false) };
+    let checkpoint = (!due.covered).then(CheckpointId::random);
+    let command = Command::RunSchedule {
+        name: due.name,
+        after_ms: due.after_ms,
+        due_ms: now_ms(),
+        checkpoint,
+        sources: due.sources,
+    };
+    match node.propose(command) {
+        Ok(_) => Ok(true),
+        // Another leader was faster, or somebody began a checkpoint by hand.
+        Err(ZoneError::Command(CommandError::Refused { .. })) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// What a node said longer ago says nothing of now, ms.
+const REPORT_FRESH_MS: u64 = 10_000;
+
+fn decide(node: &Arc<Node>) -> Vec<decide::Act> {
     let m = node.cluster.metrics();
     let leading = node.leading(|l| l.look(m.role == raft::Role::Leader));
     let Some(leading) = leading else { return Vec::new() };
@@ -147,10 +192,11 @@ fn decide(node: &Arc<Node>) -> Vec<scheduler::Act> {
         me: node.id(),
         leading,
         silence: m.voters.iter().chain(&m.learners).map(|id| (*id, node.cluster.silence(*id))).collect(),
+        deposed: node.cluster.last_leader(),
         voters: m.voters,
         lag: m.lag,
     };
-    scheduler::decide(&node.view(), &facts)
+    decide::decide(&node.view(), &facts)
 }
 
 /// On the leader: what follows from the state alone.
@@ -158,8 +204,8 @@ pub fn schedule(node: &Arc<Node>) -> Result<bool, ZoneError> {
     let mut did = false;
     for act in decide(node) {
         let done = match act {
-            scheduler::Act::Propose(command) => node.propose(command).map(|_| ()),
-            scheduler::Act::Promote(id) => node.cluster.promote(id).map_err(ZoneError::from),
+            decide::Act::Propose(command) => node.propose(command).map(|_| ()),
+            decide::Act::Promote(id) => node.cluster.promote(id).map_err(ZoneError::from),
         };
         match done {
             Ok(()) => did = true,
@@ -168,22 +214,43 @@ pub fn schedule(node: &Arc<Node>) -> Result<bool, ZoneError> {
             Err(e) => return Err(e),
         }
     }
-    Ok(did)
+    // Last: nodes are asked how busy they are, and one that is dead takes its time.
+    Ok(begin_scheduled(node)? || did)
 }
 
 /// How often a node looks whether its targets still list what the state says they hold, ms.
 const CHECK_EVERY_MS: u64 = 3_600_000;
 
-/// Whether this node should look after copies now: the leader does, each hour.
+/// Whether this node should look after something now.
 pub fn check_is_due(state: &State, node: &Arc<Node>) -> bool {
+    copies_are_due(state, node) || waiting_source(state, node).is_some()
+}
+
+/// Whether copies are to be looked after: the leader does it, each hour.
+fn copies_are_due(state: &State, node: &Arc<Node>) -> bool {
     let leads = node.cluster.metrics().role == raft::Role::Leader;
     leads && !state.copies.is_empty() && node.check_due(Duration::from_millis(CHECK_EVERY_MS))
+}
+
+/// A source whose backup is old and that this node should look at.
+fn waiting_source(state: &State, node: &Arc<Node>) -> Option<SourceId> {
+    let leads = node.cluster.metrics().role == raft::Role::Leader;
+    node.parts.as_ref()?;
+    backlog::next(state, node.id(), leads, &node.backlog(), now_ms())
 }
 
 /// Compares what reachable targets list with what they should hold: a copy that is gone, or has another length, is marked,
 /// and one that was given up for lost and is there again counts again.
 pub fn check(node: &Arc<Node>) -> Result<bool, ZoneError> {
     let state = node.view();
+    if let Some(source) = waiting_source(&state, node) {
+        let unknown = backlog::Backlog { source, bytes: None, files: 0, at_ms: now_ms() };
+        // One that cannot be read says so in its backup; it is looked at again when its time comes.
+        node.found(source, backlog::look(node, source).unwrap_or(Some(unknown)));
+    }
+    if !copies_are_due(&state, node) {
+        return Ok(true);
+    }
     let mut whole = Vec::new();
     for (id, target) in node.reached() {
         let Some(alias) = state.targets.get(&id).map(|t| t.alias) else { continue };

@@ -4,11 +4,12 @@ use zoneward_sectors::ids::{CheckpointId, CopyId, LayerId, SectorId, SourceId};
 
 use super::{Applied, Change, Refusal, Row, leases};
 use crate::command::Command;
-use crate::limits::{WARNINGS_MAX, WHY_LEN_MAX};
+use crate::limits::{MOUNTS_MAX, WARNINGS_MAX, WHY_LEN_MAX};
 use crate::model::{
-    Checkpoint, CheckpointKind, CheckpointState, CopyState, Head, Layer, Lease, RefusedSource, SectorState, Task,
-    TaskState, TaskStats,
+    Checkpoint, CheckpointKind, CheckpointState, CopyState, Ground, Head, Layer, Lease, RefusedSource, SectorState,
+    Task, TaskState, TaskStats,
 };
+use crate::planted::{Bug, planted};
 use crate::work::Work;
 
 pub fn open(
@@ -98,7 +99,8 @@ fn packs_of(lease: &Lease, id: CheckpointId) -> bool {
 
 /// Layers of a checkpoint and of these sources that hold nothing leave the chains.
 pub(super) fn drop_empty_layers(c: &mut Change<'_>, id: CheckpointId, of: impl Fn(SourceId) -> bool) {
-    let empty = |l: &&Layer| l.checkpoint == id && l.parts.is_empty() && of(l.source);
+    let holds_nothing = |l: &Layer| l.parts.is_empty() || planted(Bug::SealedForgotten);
+    let empty = |l: &&Layer| l.checkpoint == id && holds_nothing(l) && of(l.source);
     let empty: Vec<LayerId> = c.state.layers.values().filter(empty).map(|l| l.id).collect();
     for l in &empty {
         c.state.layers.remove(l);
@@ -158,7 +160,7 @@ pub fn open_layer(c: &mut Change<'_>, layer: LayerId, id: CheckpointId, source: 
 }
 
 pub fn finish_task(c: &mut Change<'_>, command: &Command) -> Applied {
-    let Command::FinishTask { checkpoint, source, stats, warnings, mount, entries } = command else {
+    let Command::FinishTask { checkpoint, source, stats, warnings, ground, entries } = command else {
         return Err(Refusal::Unknown("the command"));
     };
     let x = c.state.checkpoints.get_mut(checkpoint).ok_or(Refusal::Unknown("the checkpoint"))?;
@@ -175,7 +177,11 @@ pub fn finish_task(c: &mut Change<'_>, command: &Command) -> Applied {
     task.stats = stats.clone();
     task.warnings = warnings.iter().take(WARNINGS_MAX).cloned().collect();
     if let Some(s) = c.state.sources.get_mut(source) {
-        s.last_mount.clone_from(mount);
+        if let Some(ground) = ground {
+            let below = ground.below.iter().take(MOUNTS_MAX).cloned().collect();
+            s.grounds.retain(|node, _| c.state.nodes.contains_key(node));
+            s.grounds.insert(c.node, Ground { below, ..ground.clone() });
+        }
         s.last_entries = *entries;
         c.rows.insert(Row::Source(*source));
     }

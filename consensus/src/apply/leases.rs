@@ -9,16 +9,11 @@ use super::{Applied, Change, Refusal, Row, checkpoints, dispatch, sectors};
 use crate::command::Command;
 use crate::limits::{CLAIM_MAX, LEASES_MAX};
 use crate::model::{CheckpointState, CopyState, Lease, Standing, TaskState};
+use crate::planted::{Bug, planted};
 use crate::work::Work;
 
 pub fn claim(c: &mut Change<'_>, incarnation: u64, work: &[Work]) -> Applied {
-    let node = c.state.nodes.get(&c.node).ok_or(Refusal::Unknown("the node"))?;
-    if node.standing != Standing::Member {
-        return Err(Refusal::State("the node"));
-    }
-    if node.incarnation != incarnation {
-        return Err(Refusal::Differs("the number of the node's start"));
-    }
+    may_claim(c, incarnation)?;
     let distinct: BTreeSet<&Work> = work.iter().collect();
     if work.is_empty() || work.len() > CLAIM_MAX || distinct.len() != work.len() {
         return Err(Refusal::Range("the work asked for"));
@@ -27,7 +22,7 @@ pub fn claim(c: &mut Change<'_>, incarnation: u64, work: &[Work]) -> Applied {
         return Err(Refusal::Range("the number of leases"));
     }
     for w in work {
-        if c.state.lease_of(w).is_some() {
+        if c.state.lease_of(w).is_some() && !planted(Bug::GrantedTwice) {
             return Err(Refusal::Held);
         }
         if !is_open(c, w) {
@@ -38,6 +33,9 @@ pub fn claim(c: &mut Change<'_>, incarnation: u64, work: &[Work]) -> Applied {
     let lease = Lease { epoch, node: c.node, incarnation, work: work.to_vec(), since_ms: c.now };
     c.state.leases.insert(epoch, lease);
     c.rows.insert(Row::Lease(epoch));
+    if planted(Bug::OpenHandedOn) {
+        hand_on(c, epoch);
+    }
     // A copy that somebody else began goes on under the new lease.
     for w in work {
         let Work::Copy { sector, target } = *w else { continue };
@@ -49,6 +47,33 @@ pub fn claim(c: &mut Change<'_>, incarnation: u64, work: &[Work]) -> Applied {
         }
     }
     Ok(())
+}
+
+fn may_claim(c: &Change<'_>, incarnation: u64) -> Applied {
+    let Some(node) = c.state.nodes.get(&c.node) else {
+        return if planted(Bug::RemovedClaims) { Ok(()) } else { Err(Refusal::Unknown("the node")) };
+    };
+    if node.standing != Standing::Member {
+        return Err(Refusal::State("the node"));
+    }
+    if node.incarnation != incarnation && !planted(Bug::OldStartClaims) {
+        return Err(Refusal::Differs("the number of the node's start"));
+    }
+    Ok(())
+}
+
+/// Gives sectors that were left open to the next lease: for a planted mistake.
+fn hand_on(c: &mut Change<'_>, epoch: u64) {
+    let left: BTreeSet<_> =
+        c.state.sectors.values().filter(|s| !s.is_sealed() && s.lease.is_none()).map(|s| s.id).collect();
+    for s in &left {
+        c.rows.insert(Row::Sector(*s));
+        c.state.sectors.entry(*s).and_modify(|s| s.lease = Some(epoch));
+    }
+    for k in c.state.copies.values_mut().filter(|k| left.contains(&k.sector) && k.state == CopyState::Open) {
+        k.lease = Some(epoch);
+        c.rows.insert(Row::Copy(k.id));
+    }
 }
 
 /// Whether this work is there to be done.
@@ -98,7 +123,14 @@ pub(super) fn end_all(c: &mut Change<'_>, which: impl Fn(&Lease) -> bool) {
         let of_it = Some(lease.epoch);
         let open: Vec<_> =
             c.state.sectors.values().filter(|s| s.lease == of_it && !s.is_sealed()).map(|s| s.id).collect();
-        open.into_iter().for_each(|s| sectors::give_up(c, s));
+        for s in open {
+            if planted(Bug::OpenHandedOn) {
+                c.state.sectors.entry(s).and_modify(|s| s.lease = None);
+                c.rows.insert(Row::Sector(s));
+            } else {
+                sectors::give_up(c, s);
+            }
+        }
         for k in c.state.copies.values_mut().filter(|k| k.lease == of_it) {
             k.lease = None;
             c.rows.insert(Row::Copy(k.id));
@@ -117,8 +149,8 @@ pub(super) fn end_all(c: &mut Change<'_>, which: impl Fn(&Lease) -> bool) {
 }
 
 pub fn under(c: &mut Change<'_>, epoch: u64, command: &Command) -> Applied {
-    let lease = c.state.leases.get(&epoch).ok_or(Refusal::Lease)?;
-    if lease.node != c.node {
+    let holder = c.state.leases.get(&epoch).map(|l| l.node);
+    if holder != Some(c.node) && !planted(Bug::LeaseUnchecked) {
         return Err(Refusal::Lease);
     }
     if matches!(command, Command::Under { .. }) {
@@ -130,7 +162,7 @@ pub fn under(c: &mut Change<'_>, epoch: u64, command: &Command) -> Applied {
 
 /// Refuses what is not said by the holder of the lease under which a thing was begun.
 pub(super) fn held(c: &Change<'_>, lease: Option<u64>) -> Applied {
-    if lease == c.lease { Ok(()) } else { Err(Refusal::Lease) }
+    if lease == c.lease || planted(Bug::ReportUnfenced) { Ok(()) } else { Err(Refusal::Lease) }
 }
 
 /// Refuses a report on a task that another lease holds, or that this one does not.

@@ -1,5 +1,8 @@
 //! Nodes: who they are, and what an operator decided about them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zoneward_sectors::crypto::verify_ed25519;
 use zoneward_sectors::ids::{Digest, NodeId, TargetId};
 
 use super::{Applied, Change, Refusal, Row, leases, name_ok};
@@ -108,6 +111,7 @@ pub fn remove(c: &mut Change<'_>, id: NodeId) -> Applied {
     c.rows.insert(Row::Node(id));
     leases::end_all(c, |l| l.node == id);
     forget(c, id);
+    super::policy::forget_node(c, id);
     Ok(())
 }
 
@@ -166,6 +170,49 @@ pub fn use_invite(c: &mut Change<'_>, token: Digest, node: NodeId, public_key: &
     }
     if let Some(i) = c.state.invites.get_mut(&token) {
         i.used_by = Some(node);
+        c.rows.insert(Row::Invite(token));
+    }
+    Ok(())
+}
+
+/// The owner goes on with one node. The others are taken for broken: their work is free, and they can be replaced or
+/// removed like any broken node.
+pub fn recover_quorum(c: &mut Change<'_>, generation: u32, signature: &str) -> Applied {
+    let me = c.node;
+    match c.state.nodes.get(&me).map(|n| n.standing) {
+        None => return Err(Refusal::Unknown("the node")),
+        Some(Standing::Witness) => return Err(Refusal::State("a witness, which has no data,")),
+        Some(_) => {}
+    }
+    let zone = c.state.zone.as_mut().ok_or(Refusal::NoZone)?;
+    if zone.generation.checked_add(1) != Some(generation) {
+        return Err(Refusal::Range("the generation"));
+    }
+    let owner = STANDARD.decode(&zone.owner_sign_public).ok().and_then(|k| <[u8; 32]>::try_from(k).ok());
+    let signature = STANDARD.decode(signature).unwrap_or_default();
+    let message = crate::quorum::message(zone.id, generation, me);
+    if !owner.is_some_and(|key| verify_ed25519(&key, &message, &signature)) {
+        return Err(Refusal::Signature);
+    }
+    zone.generation = generation;
+    c.rows.insert(Row::Zone);
+    leases::end_all(c, |_| true);
+    let others: Vec<NodeId> = c.state.nodes.keys().copied().filter(|id| *id != me).collect();
+    for id in others {
+        if let Some(n) = c.state.nodes.get_mut(&id) {
+            n.standing = Standing::Faulty;
+            c.rows.insert(Row::Node(id));
+        }
+        forget(c, id);
+    }
+    if let Some(n) = c.state.nodes.get_mut(&me) {
+        n.standing = Standing::Member;
+        c.rows.insert(Row::Node(me));
+    }
+    // A code that was let out before may be in anybody's hands by now.
+    let invites: Vec<Digest> = c.state.invites.keys().copied().collect();
+    for token in invites {
+        c.state.invites.remove(&token);
         c.rows.insert(Row::Invite(token));
     }
     Ok(())

@@ -7,6 +7,7 @@ use zoneward_sectors::ids::{CopyId, LayerId, SectorId, TargetId};
 use super::{Applied, Change, Refusal, Row, leases};
 use crate::command::Command;
 use crate::model::{CheckpointState, Copy, CopyState, Part, RawSector, SectorState};
+use crate::planted::{Bug, planted};
 use crate::work::Work;
 
 pub fn open(c: &mut Change<'_>, command: &Command) -> Applied {
@@ -174,7 +175,7 @@ fn stored(c: &mut Change<'_>, copy: CopyId, stored_len: u64) {
 pub fn store_copy(c: &mut Change<'_>, copy: CopyId, stored_len: u64) -> Applied {
     let k = c.state.copies.get(&copy).ok_or(Refusal::Unknown("the copy"))?;
     let sealed = c.state.sectors.get(&k.sector).is_some_and(RawSector::is_sealed);
-    if k.state != CopyState::Open || !sealed {
+    if k.state != CopyState::Open || !(sealed || planted(Bug::CopyBeforeSeal)) {
         return Err(Refusal::State("the copy"));
     }
     leases::held(c, k.lease)?;

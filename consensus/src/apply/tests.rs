@@ -44,7 +44,7 @@ fn the_story_goes_through() {
     assert_eq!(state.copies[&s::copy(11)].state, CopyState::Lost);
     assert_eq!(state.copies[&s::copy(1)].read_ms, state.copies[&s::copy(2)].verified_ms);
     assert_eq!(state.sources[&s::source(1)].last_entries, 8);
-    assert_eq!((state.next_seq, state.revision), (3, s::story().len() as u64));
+    assert_eq!((state.next_seq, state.revision), (4, s::story().len() as u64));
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn settings_do_not_overwrite_what_backups_learned() {
     v.push(s::put_source(1, b"/home/ann", 5));
     let source = after(&v).sources[&s::source(1)].clone();
     assert_eq!((source.priority, source.last_entries, source.added_ms), (5, 8, added));
-    assert_eq!(source.last_mount.as_deref(), Some("mounted: /dev/sda1"));
+    assert_eq!(source.grounds.get(&s::node()), Some(&s::ground()));
 }
 
 #[test]
@@ -374,4 +374,123 @@ fn check(state: &State) -> Result<(), TestCaseError> {
     }
     prop_assert!(state.checkpoints.values().filter(|c| c.state == CheckpointState::Running).count() <= 1);
     Ok(())
+}
+
+#[test]
+fn a_schedule_begins_each_moment_once() {
+    let mut state = s::state();
+    let now = state.last_time_ms;
+    let at = |state: &mut State, command: &Command| {
+        let index = state.revision + 1;
+        apply(state, index, now + 10, s::node(), command).0
+    };
+    assert_eq!(at(&mut state, &s::put_schedule("nightly", &[1])), Outcome::Done);
+    let since = state.policy.schedules["nightly"].since_ms;
+    let run = |after, due, id, sources: &[u8]| s::run_schedule("nightly", after, due, Some(id), sources);
+    assert!(matches!(at(&mut state, &run(0, since, 50, &[1])), Outcome::Refused(_)), "not after it was set");
+    assert!(matches!(at(&mut state, &run(0, since + 1, 50, &[1, 2])), Outcome::Refused(_)), "not one of its sources");
+    assert!(matches!(at(&mut state, &run(0, since + 1, 50, &[])), Outcome::Refused(_)), "no source at all");
+    assert_eq!(state.policy.schedules["nightly"].begun_ms, 0);
+    assert_eq!(at(&mut state, &run(0, since + 1, 50, &[1])), Outcome::Done);
+    assert_eq!(state.running().map(|c| (c.id, c.kind)), Some((s::checkpoint(50), CheckpointKind::Full)));
+    // Another leader that saw the same: refused, whatever moment it names.
+    let skip = s::run_schedule("nightly", 0, since + 9, None, &[]);
+    assert!(matches!(at(&mut state, &skip), Outcome::Refused(_)));
+    // A change of the schedule keeps what was begun.
+    assert_eq!(at(&mut state, &s::put_schedule("nightly", &[1])), Outcome::Done);
+    assert_eq!(state.policy.schedules["nightly"].begun_ms, since + 1);
+}
+
+#[test]
+fn a_source_that_goes_leaves_its_schedules() {
+    let mut state = s::state();
+    let at = |state: &mut State, command: &Command| {
+        let index = state.revision + 1;
+        assert_eq!(apply(state, index, 1, s::node(), command).0, Outcome::Done);
+    };
+    at(&mut state, &s::put_schedule("one", &[1]));
+    at(&mut state, &s::put_schedule("both", &[1, 2]));
+    at(&mut state, &s::put_schedule("all", &[]));
+    at(&mut state, &Command::RemoveSource { source: s::source(1) });
+    assert!(!state.policy.schedules.contains_key("one"), "it would be one of all sources now");
+    assert_eq!(state.policy.schedules["both"].sources, [s::source(2)]);
+    assert!(state.policy.schedules["all"].sources.is_empty());
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    use crate::policy::{Conditions, Schedule, Window};
+    let mut state = s::state();
+    let before = state.policy.clone();
+    let schedule = |change: &dyn Fn(&mut Schedule)| {
+        let Command::PutSchedule { name, mut schedule } = s::put_schedule("x", &[]) else { panic!() };
+        change(&mut schedule);
+        Command::PutSchedule { name, schedule }
+    };
+    let limit = |change: &dyn Fn(&mut crate::policy::Limit)| {
+        let mut limit = s::limit(0, 60);
+        change(&mut limit);
+        Command::SetLimits { limits: vec![limit] }
+    };
+    for bad in [
+        schedule(&|x| x.cron = String::new()),
+        schedule(&|x| x.cron = "* ".repeat(200)),
+        schedule(&|x| x.time_zone = Some("a\nb".into())),
+        schedule(&|x| x.window = Some(Window { from_min: 1440, to_min: 0 })),
+        schedule(&|x| x.idle_wait_min = 7 * 24 * 60 + 1),
+        schedule(&|x| x.sources = vec![s::source(99)]),
+        s::put_schedule("", &[]),
+        limit(&|l| l.window.to_min = 0),
+        limit(&|l| l.cpu_percent = Some(0)),
+        limit(&|l| l.upload_bytes_s = Some(0)),
+        Command::SetLimits { limits: vec![s::limit(0, 60); 25] },
+        Command::SetConditions { conditions: Conditions { idle_load_percent: 101, ..Conditions::default() } },
+    ] {
+        let index = state.revision + 1;
+        assert!(matches!(apply(&mut state, index, 1, s::node(), &bad).0, Outcome::Refused(_)), "{bad:?}");
+    }
+    assert_eq!(state.policy, before);
+    for i in 0..40 {
+        let index = state.revision + 1;
+        let _ = apply(&mut state, index, 1, s::node(), &s::put_schedule(&format!("s{i}"), &[]));
+    }
+    assert_eq!(state.policy.schedules.len(), crate::limits::SCHEDULES_MAX);
+}
+
+#[test]
+fn how_a_source_is_read_has_a_command_of_its_own() {
+    use crate::reading::{Reading, SnapshotKind};
+    let mut state = s::state();
+    let reading = |state: &State| state.sources[&s::source(1)].reading.clone();
+    let set = reading(&state);
+    assert_eq!(
+        (set.before.as_deref(), set.limit_s, set.snapshot),
+        (Some("systemctl stop db"), 30, SnapshotKind::Btrfs)
+    );
+    // Other settings leave it as it is, even if their sender did not know of it.
+    s::done(&mut state, 1000, &s::put_source(1, b"/home/ann", 3));
+    assert_eq!(reading(&state), set);
+    let say = |state: &mut State, r: Reading, n: u8| {
+        let index = state.revision + 1;
+        apply(state, index, 1, s::node(), &Command::SetReading { source: s::source(n), reading: r }).0
+    };
+    let bad = Reading { before: Some(String::new()), ..Reading::default() };
+    assert_eq!(say(&mut state, bad.clone(), 1), Outcome::Refused(Refusal::Range("a command of the source")));
+    assert_eq!(say(&mut state, Reading::default(), 9), Outcome::Refused(Refusal::Unknown("the source")));
+    assert_eq!(say(&mut state, Reading::default(), 1), Outcome::Done);
+    assert_eq!(reading(&state), Reading::default());
+    // A new source comes with it, so that it is never read without its commands.
+    let Command::PutSource { mut source } = s::put_source(7, b"/db", 1) else { unreachable!() };
+    source.reading = bad;
+    let index = state.revision + 1;
+    let (outcome, _) = apply(&mut state, index, 1, s::node(), &Command::PutSource { source: source.clone() });
+    assert_eq!(outcome, Outcome::Refused(Refusal::Range("a command of the source")));
+    source.reading = set.clone();
+    s::done(&mut state, index + 1, &Command::PutSource { source });
+    assert_eq!(state.sources[&s::source(7)].reading, set);
+    // A record written before there was this opens as it was.
+    let mut old = serde_json::to_value(&state.sources[&s::source(7)]).unwrap();
+    old.as_object_mut().unwrap().remove("reading");
+    let old: crate::model::Source = serde_json::from_value(old).unwrap();
+    assert_eq!(old.reading, Reading::default());
 }

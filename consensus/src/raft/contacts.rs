@@ -27,8 +27,8 @@ pub(crate) struct Contacts {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// When a leader last spoke to this node.
-    leader: Option<Instant>,
+    /// Which leader last spoke to this node, and when.
+    leader: Option<(NodeId, Instant)>,
     /// When other nodes last answered this node as their leader.
     answers: BTreeMap<NodeId, Instant>,
     vouched: Vouched,
@@ -52,8 +52,13 @@ impl Contacts {
     }
 
     /// A leader spoke to this node.
-    pub fn led(&self) {
-        self.seen().leader = Some(Instant::now());
+    pub fn led(&self, leader: NodeId) {
+        self.seen().leader = Some((leader, Instant::now()));
+    }
+
+    /// The leader that spoke to this node last, and how long ago.
+    pub fn last_leader(&self) -> Option<(NodeId, Duration)> {
+        self.seen().leader.map(|(id, at)| (id, at.elapsed()))
     }
 
     /// Another node answered this one as its leader.
@@ -67,7 +72,7 @@ impl Contacts {
     }
 
     pub fn hears_leader(&self) -> bool {
-        self.seen().leader.is_some_and(|at| at.elapsed() < self.lease)
+        self.seen().leader.is_some_and(|(_, at)| at.elapsed() < self.lease)
     }
 
     /// True if this node, as leader, has a majority behind it.
@@ -83,6 +88,11 @@ impl Contacts {
         let seen = self.seen();
         (seen.vouched.since > own).then(|| seen.vouched.clone())
     }
+}
+
+/// True if a majority with this node hears no leader.
+fn agree(me: NodeId, membership: &Membership<NodeId, Peer>, answers: &BTreeMap<NodeId, Heard>) -> bool {
+    majority(membership, |id| *id == me || answers.get(id).is_some_and(|h| !h.leader))
 }
 
 /// True if more than half of the voters of each configuration in force are such.
@@ -132,7 +142,7 @@ impl Guard {
         // While they answered, a leader may have spoken.
         !self.contacts.hears_leader()
             && membership.voter_ids().any(|id| id == self.me)
-            && majority(&membership, |id| *id == self.me || answers.get(id).is_some_and(|h| !h.leader))
+            && agree(self.me, &membership, &answers)
     }
 
     /// Asks all other voters. Who does not answer within a period does not count.
@@ -151,6 +161,10 @@ impl Guard {
         let mut answers = BTreeMap::new();
         while let Some(done) = asked.join_next().await {
             answers.extend(done.ok().flatten());
+            // Who is dead does not answer: it need not be waited for.
+            if agree(self.me, membership, &answers) {
+                break;
+            }
         }
         answers
     }

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use zoneward_sectors::ids::NodeId;
 
 use super::network::{Answer, Peers, SendError};
-use super::{Consensus, Peer, Settings};
-use crate::store::Store;
+use super::{Consensus, Peer, ProposeError, Reply, Settings, StartError};
+use crate::command::Entry;
 use crate::store::trial::Trial;
+use crate::store::{Store, StoreError};
 
 /// How the network behaves.
 #[derive(Clone, Copy, Debug)]
@@ -22,9 +23,11 @@ pub(crate) struct Weather {
     /// Of a thousand messages.
     pub lost: u64,
     pub doubled: u64,
+    /// Bytes that pass in a millisecond; 0: any number.
+    pub rate: u64,
 }
 
-pub(crate) const FAIR: Weather = Weather { delay_us: (100, 3000), lost: 0, doubled: 0 };
+pub(crate) const FAIR: Weather = Weather { delay_us: (100, 3000), lost: 0, doubled: 0, rate: 0 };
 
 pub(crate) struct Net(Mutex<Inner>);
 
@@ -32,14 +35,30 @@ struct Inner {
     nodes: BTreeMap<NodeId, Consensus>,
     cuts: BTreeSet<(NodeId, NodeId)>,
     weather: Weather,
+    /// Nodes that stand still: what they say and hear waits until then.
+    frozen: BTreeMap<NodeId, Instant>,
+    /// All trouble is over.
+    over: bool,
     dice: u64,
     messages: u64,
+    lost: u64,
+    doubled: u64,
 }
 
 impl Net {
     pub fn new(seed: u64, weather: Weather) -> Arc<Self> {
         let (nodes, cuts) = (BTreeMap::new(), BTreeSet::new());
-        Arc::new(Self(Mutex::new(Inner { nodes, cuts, weather, dice: seed, messages: 0 })))
+        Arc::new(Self(Mutex::new(Inner {
+            nodes,
+            cuts,
+            weather,
+            frozen: BTreeMap::new(),
+            over: false,
+            dice: seed,
+            messages: 0,
+            lost: 0,
+            doubled: 0,
+        })))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -55,6 +74,26 @@ impl Net {
 
     pub fn messages(&self) -> u64 {
         self.inner().messages
+    }
+
+    /// Messages that were lost, and that came twice.
+    pub fn lost_and_doubled(&self) -> (u64, u64) {
+        let i = self.inner();
+        (i.lost, i.doubled)
+    }
+
+    /// From now on all is well.
+    pub fn end_trouble(&self) {
+        self.inner().over = true;
+    }
+
+    pub fn trouble_is_over(&self) -> bool {
+        self.inner().over
+    }
+
+    /// A node stands still for a while, as if it were stopped by a signal.
+    pub fn freeze(&self, node: NodeId, until: Instant) {
+        self.inner().frozen.insert(node, until);
     }
 
     pub fn calm(&self, weather: Weather) {
@@ -78,6 +117,7 @@ impl Net {
     }
 
     /// Nobody is reachable any more.
+    #[cfg(test)]
     pub fn part(&self) {
         self.inner().nodes.clear();
     }
@@ -99,22 +139,40 @@ impl Net {
     }
 
     pub fn heal(&self) {
-        self.inner().cuts.clear();
+        let mut i = self.inner();
+        i.cuts.clear();
+        i.frozen.clear();
     }
 
     /// One way of one message: how long it takes; `None` if it never arrives.
-    fn way(&self, from: NodeId, to: NodeId) -> Option<Duration> {
-        let weather = {
+    fn way(&self, from: NodeId, to: NodeId, len: usize) -> Option<Duration> {
+        let (weather, still) = {
             let mut i = self.inner();
             i.messages += 1;
             if i.cuts.contains(&(from, to)) {
+                i.lost += 1;
                 return None;
             }
-            i.weather
+            let until = i.frozen.get(&from).max(i.frozen.get(&to));
+            (i.weather, until.map(|at| at.saturating_duration_since(Instant::now())))
         };
         let (low, high) = weather.delay_us;
         let delay = Duration::from_micros(low + self.roll(high - low));
-        (self.roll(1000) >= weather.lost).then_some(delay)
+        if self.roll(1000) < weather.lost {
+            self.inner().lost += 1;
+            return None;
+        }
+        let on_the_line = Duration::from_millis((len as u64).checked_div(weather.rate).unwrap_or(0));
+        Some(delay + on_the_line + still.unwrap_or_default())
+    }
+
+    /// Brings an entry to another node, as the product's nodes do, and its answer back; `None` if either is lost.
+    pub async fn forward(&self, from: NodeId, to: NodeId, entry: Entry) -> Option<Result<Reply, ProposeError>> {
+        pause(self.way(from, to, entry.body.get().len())?).await;
+        let node = self.get(to)?;
+        let answer = tokio::spawn(async move { node.propose_entry(entry).await }).await.ok()?;
+        pause(self.way(to, from, 0)?).await;
+        Some(answer)
     }
 }
 
@@ -133,13 +191,14 @@ struct Port {
 }
 
 /// A way to the others that is always on.
+#[cfg(test)]
 pub(crate) fn plain_port(net: &Arc<Net>, me: NodeId) -> Arc<dyn Peers> {
     Arc::new(Port { net: Arc::clone(net), me, on: Arc::new(AtomicBool::new(true)) })
 }
 
 impl Port {
     async fn go(&self, to: NodeId, request: Vec<u8>) -> Option<Vec<u8>> {
-        let delay = self.net.way(self.me, to)?;
+        let delay = self.net.way(self.me, to, request.len())?;
         pause(delay).await;
         let node = self.net.inner().nodes.get(&to).cloned()?;
         if !self.on.load(Ordering::SeqCst) {
@@ -151,6 +210,7 @@ impl Port {
         };
         let me = self.me;
         if doubled {
+            self.net.inner().doubled += 1;
             let (node, request, late) = (node.clone(), request.clone(), Duration::from_millis(self.net.roll(500)));
             tokio::spawn(async move {
                 sleep(late).await;
@@ -159,7 +219,7 @@ impl Port {
         }
         // The other side does not stop when the asker stops waiting.
         let answer = tokio::spawn(async move { node.serve(me, &request).await }).await.ok()?;
-        let delay = self.net.way(to, me)?;
+        let delay = self.net.way(to, me, answer.len())?;
         pause(delay).await;
         Some(answer)
     }
@@ -178,6 +238,11 @@ impl Peers for Port {
             }
         })
     }
+}
+
+/// A directory for snapshots: in memory where there is such a place, since nothing of it outlives the process.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 /// Some nodes, their disks and their network.
@@ -202,7 +267,7 @@ impl Cluster {
             disks: BTreeMap::new(),
             snapshot_every: 5000,
             log_kept: 5000,
-            dir: tempfile::tempdir().unwrap(),
+            dir: scratch(),
             power: BTreeMap::new(),
         }
     }
@@ -213,20 +278,32 @@ impl Cluster {
         Settings { snapshot_every, log_kept, inline: true, ..Settings::new(snapshots) }
     }
 
+    #[cfg(test)]
     pub fn store(&self, id: NodeId) -> Store {
         Store::open_on(self.disks[&id].clone()).unwrap()
     }
 
     /// Starts a node on its disk; a new one if it has none.
+    #[cfg(test)]
     pub async fn start(&mut self, id: u64) -> Consensus {
+        let store = self.open(id).unwrap();
+        self.begin(id, store).await.unwrap()
+    }
+
+    /// Opens a node's disk; a new one if it has none.
+    pub fn open(&mut self, id: u64) -> Result<Store, StoreError> {
+        Store::open_on(self.disks.entry(n(id)).or_default().clone())
+    }
+
+    /// Starts a node on its store.
+    pub async fn begin(&mut self, id: u64, store: Store) -> Result<Consensus, StartError> {
         let id = n(id);
-        self.disks.entry(id).or_default();
         let on = Arc::new(AtomicBool::new(true));
         let port = Port { net: Arc::clone(&self.net), me: id, on: Arc::clone(&on) };
-        let node = Consensus::start(self.store(id), id, &self.settings(id), Arc::new(port)).await.unwrap();
+        let node = Consensus::start(store, id, &self.settings(id), Arc::new(port)).await?;
         self.power.insert(id, on);
         self.net.join(&node);
-        node
+        Ok(node)
     }
 
     /// Takes a node's power: what it did not sync is lost, in one of the ways in which disks lose it.
@@ -234,15 +311,10 @@ impl Cluster {
         let id = n(id);
         self.power[&id].store(false, Ordering::SeqCst);
         let node = self.net.inner().nodes.remove(&id).unwrap();
-        let choice = self.net.roll(1 << 20) as usize;
-        let image = {
-            let mut disk = self.disks[&id].disk();
-            disk.take_images();
-            let mut images = std::mem::take(&mut disk.images);
-            images.swap_remove(choice % images.len())
-        };
+        // Whatever the old process still writes, it writes to the old disk.
+        let image = self.disks[&id].disk().cut_power(|n| self.net.roll(n));
         self.disks.insert(id, Trial::of(image));
-        node.shutdown().await.unwrap();
+        let _ = node.shutdown().await;
     }
 
     pub fn node(&self, id: u64) -> Consensus {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, InstallSnapshotError, RaftError};
-use openraft::{Config, Raft, ServerState, SnapshotPolicy};
+use openraft::{Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -20,6 +20,7 @@ use super::wire::{self, Heard, Request, Response};
 use crate::command::{Command, DecodeError, Entry};
 use crate::limits;
 use crate::model::State;
+use crate::planted::{Bug, planted};
 use crate::store::{Store, StoreError};
 
 /// How a node takes part.
@@ -230,7 +231,11 @@ impl Consensus {
         // up here, and which another node may still bring through.
         self.must_lead()?;
         let _place = self.0.places.try_acquire().map_err(|_| ProposeError::Busy)?;
-        match self.wait(self.0.raft.client_write(entry)).await? {
+        let mut answer = self.wait(self.0.raft.client_write(entry.clone())).await;
+        if planted(Bug::RetriedBlindly) && !matches!(answer, Ok(Ok(_))) {
+            answer = self.wait(self.0.raft.client_write(entry)).await;
+        }
+        match answer? {
             Ok(written) => Ok(written.data),
             Err(RaftError::APIError(e)) => Err(refused(e)),
             Err(RaftError::Fatal(e)) => Err(ProposeError::Stopped(e.to_string())),
@@ -244,6 +249,9 @@ impl Consensus {
 
     /// The state with everything in it that was acknowledged before this was called, on any node.
     pub async fn linearizable(&self) -> Result<Arc<State>, ProposeError> {
+        if planted(Bug::FollowerRead) {
+            return Ok(self.view());
+        }
         let index = match self.wait(self.read_index()).await? {
             Ok(index) => index,
             Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(f))) => self.read_index_of(f).await?,
@@ -264,7 +272,9 @@ impl Consensus {
         // last synced "committed" is older. All of that is in its log. A later term would show in the index.
         let (vote, last) = self.0.restored;
         let restored = vote.filter(|v| v.is_committed()).map(|v| (v.leader_id().term, v.leader_id().node_id));
-        let same_term = restored.is_some() && index.map(|id| (id.leader_id.term, id.leader_id.node_id)) == restored;
+        let same_term = restored.is_some()
+            && !planted(Bug::RestoredRead)
+            && index.map(|id| (id.leader_id.term, id.leader_id.node_id)) == restored;
         Ok(if same_term { index.max(last) } else { index })
     }
 
@@ -275,6 +285,11 @@ impl Consensus {
             Ok(Response::ReadIndex(index)) => Ok(index),
             _ => Err(ProposeError::NotLeader { leader }),
         }
+    }
+
+    /// What this node does, as far as it knows.
+    pub fn role(&self) -> Role {
+        role(&self.0.raft.metrics().borrow())
     }
 
     /// Who leads, as far as this node knows.
@@ -297,13 +312,7 @@ impl Consensus {
         let lag = m.replication.iter().flatten().filter(|(id, _)| **id != self.0.me);
         Metrics {
             node: self.0.me,
-            role: match (&m.running_state, m.state) {
-                (Err(_), _) | (_, ServerState::Shutdown) => Role::Stopped,
-                (_, ServerState::Learner) => Role::Learner,
-                (_, ServerState::Follower) => Role::Follower,
-                (_, ServerState::Candidate) => Role::Candidate,
-                (_, ServerState::Leader) => Role::Leader,
-            },
+            role: role(&m),
             term: m.current_term,
             leader: m.current_leader,
             last_log: last,
@@ -351,6 +360,20 @@ impl Consensus {
         self.0.contacts.silence(node)
     }
 
+    /// The leader that spoke to this node last, and how long ago; `None` if none ever did.
+    pub fn last_leader(&self) -> Option<(NodeId, Duration)> {
+        self.0.contacts.last_leader()
+    }
+
+    /// Whether this node takes part now: it leads and a majority answers, or a leader spoke to it a moment ago.
+    pub fn takes_part(&self) -> bool {
+        let metrics = self.0.raft.metrics();
+        let m = metrics.borrow();
+        let members = m.membership_config.membership();
+        let leads = m.current_leader == Some(self.0.me) && self.0.contacts.has_majority(self.0.me, members);
+        leads || self.0.contacts.hears_leader()
+    }
+
     /// Waits until an entry after `applied` is applied here, and answers its number; `None` once the node has stopped.
     pub async fn applied_beyond(&self, applied: Option<u64>) -> Option<u64> {
         self.0.storage.applied_beyond(applied).await
@@ -363,7 +386,7 @@ impl Consensus {
             Request::Append(rpc) if rpc.vote.leader_id().node_id == from => match raft.append_entries(rpc).await {
                 Ok(answer) => {
                     if !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
-                        self.0.contacts.led();
+                        self.0.contacts.led(from);
                     }
                     Response::Append(answer)
                 }
@@ -374,7 +397,7 @@ impl Consensus {
                 match raft.install_snapshot(chunk.into()).await {
                     Ok(answer) => {
                         if answer.vote <= vote {
-                            self.0.contacts.led();
+                            self.0.contacts.led(from);
                         }
                         Response::Chunk(answer.vote)
                     }
@@ -399,16 +422,12 @@ impl Consensus {
     }
 
     fn heard(&self) -> Heard {
+        let leader = self.takes_part();
         let metrics = self.0.raft.metrics();
         let m = metrics.borrow();
         let members = m.membership_config.membership();
         let since = m.membership_config.log_id().map(|id| id.index);
-        let leads = m.current_leader == Some(self.0.me) && self.0.contacts.has_majority(self.0.me, members);
-        Heard {
-            leader: leads || self.0.contacts.hears_leader(),
-            members: members.nodes().map(|(id, p)| (*id, p.clone())).collect(),
-            since,
-        }
+        Heard { leader, members: members.nodes().map(|(id, p)| (*id, p.clone())).collect(), since }
     }
 
     /// Stops the node. What was acknowledged stays; what is under way becomes unknown. The
@@ -425,6 +444,16 @@ impl Consensus {
 
     pub(super) async fn wait<T>(&self, what: impl Future<Output = T>) -> Result<T, ProposeError> {
         timeout(self.0.wait, what).await.map_err(|_| ProposeError::Unknown)
+    }
+}
+
+fn role(m: &RaftMetrics<NodeId, Peer>) -> Role {
+    match (&m.running_state, m.state) {
+        (Err(_), _) | (_, ServerState::Shutdown) => Role::Stopped,
+        (_, ServerState::Learner) => Role::Learner,
+        (_, ServerState::Follower) => Role::Follower,
+        (_, ServerState::Candidate) => Role::Candidate,
+        (_, ServerState::Leader) => Role::Leader,
     }
 }
 

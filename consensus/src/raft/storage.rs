@@ -136,7 +136,7 @@ impl Storage {
     }
 
     /// For tests: what the store knows.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.0.ledger)
     }
@@ -292,7 +292,7 @@ impl RaftStateMachine<Types> for Storage {
         let entries: Vec<LogEntry> = entries.into_iter().collect();
         let applied = self.run(move |inner| {
             let mut ledger = lock(&inner.ledger);
-            let (replies, changes) = ledger::run(Arc::make_mut(&mut lock(&inner.state)), &entries)?;
+            let (replies, changes) = ledger::run(ledger.head.node, Arc::make_mut(&mut lock(&inner.state)), &entries)?;
             // Log and state share one file, and the log is durable: after a crash this is done again.
             ledger.write(Durability::None, |batch| changes.put(batch))?;
             inner.applied(&ledger);
@@ -317,6 +317,7 @@ impl RaftStateMachine<Types> for Storage {
         let installed = self.run(move |inner| {
             let mut ledger = lock(&inner.ledger);
             let state = inner.snapshots.install(&mut ledger, &meta, file)?;
+            crate::watch::installed(ledger.head.node, &state);
             *lock(&inner.state) = Arc::new(state);
             inner.applied(&ledger);
             Ok(())

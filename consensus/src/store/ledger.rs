@@ -11,7 +11,9 @@ use super::tables::{self, Batch, Head, Loaded};
 use super::{StoreError, rows, unreadable};
 use crate::apply::{Row, apply};
 use crate::model::State;
+use crate::planted::{Bug, planted};
 use crate::raft::{LogEntry, LogId, Membership, Reply, SnapshotMeta, Vote};
+use crate::watch;
 
 /// The file, and what is known of it without reading.
 pub struct Ledger {
@@ -45,7 +47,7 @@ impl Changes {
 
 /// Applies committed entries to a state, in memory. An entry that this release cannot read is an error and ends it: the
 /// node must stop there, for a skipped entry would make it differ from all others.
-pub fn run(state: &mut State, entries: &[LogEntry]) -> Result<(Vec<Reply>, Changes), StoreError> {
+pub fn run(node: Option<NodeId>, state: &mut State, entries: &[LogEntry]) -> Result<(Vec<Reply>, Changes), StoreError> {
     let mut touched: BTreeSet<Row> = BTreeSet::new();
     let mut replies = Vec::with_capacity(entries.len());
     let (mut last, mut membership) = (None, None);
@@ -57,8 +59,12 @@ pub fn run(state: &mut State, entries: &[LogEntry]) -> Result<(Vec<Reply>, Chang
                 membership = Some(Membership::new(Some(id), m.clone()));
                 Reply::new(id.index, &crate::Outcome::Done)
             }
+            EntryPayload::Normal(e) if planted(Bug::UnknownSkipped) && e.command().is_err() => {
+                Reply::new(id.index, &crate::Outcome::Done)
+            }
             EntryPayload::Normal(e) => {
-                let (outcome, rows) = apply(state, id.index, e.time_ms, e.node, &e.command()?);
+                let time_ms = if planted(Bug::LocalClock) { clock_of(node, e.time_ms) } else { e.time_ms };
+                let (outcome, rows) = apply(state, id.index, time_ms, e.node, &e.command()?);
                 touched.extend(rows);
                 Reply::new(id.index, &outcome)
             }
@@ -68,7 +74,13 @@ pub fn run(state: &mut State, entries: &[LogEntry]) -> Result<(Vec<Reply>, Chang
         replies.push(reply);
     }
     let rows = rows::changed(state, &touched).map_err(super::write_error)?;
+    watch::applied(node, entries, &replies, state);
     Ok((replies, Changes { rows, last, membership, next_seq: state.next_seq, last_time_ms: state.last_time_ms }))
+}
+
+/// A clock that differs from the others', for a planted mistake.
+fn clock_of(node: Option<NodeId>, time_ms: u64) -> u64 {
+    time_ms + node.map_or(0, |n| u64::from(n.0[15]))
 }
 
 impl Ledger {
@@ -76,6 +88,9 @@ impl Ledger {
     pub fn load(db: Database) -> Result<(Self, State), StoreError> {
         let Loaded { head, mut state, effective } = tables::load(&db)?.unwrap_or_default();
         let mut ledger = Self { db: Arc::new(db), head, poisoned: false };
+        if planted(Bug::AppliedTwice) {
+            ledger.forget_applied(20)?;
+        }
         let alone = ledger.head.node.is_some_and(|node| effective.voter_ids().eq([node]));
         let committed = if alone { ledger.head.last } else { ledger.head.committed };
         ledger.replay(&mut state, committed)?;
@@ -83,7 +98,7 @@ impl Ledger {
     }
 
     /// Applies what is logged and committed but not yet applied: the state is not synced with each entry.
-    fn replay(&mut self, state: &mut State, committed: Option<LogId>) -> Result<(), StoreError> {
+    pub fn replay(&mut self, state: &mut State, committed: Option<LogId>) -> Result<(), StoreError> {
         while self.head.applied < committed && self.head.last > self.head.applied {
             let from = self.head.applied.map_or(0, |id| id.index + 1);
             let to = committed.map_or(0, |id| id.index);
@@ -91,9 +106,17 @@ impl Ledger {
             if entries.is_empty() {
                 return Ok(());
             }
-            let (_, changes) = run(state, &entries)?;
+            let (_, changes) = run(self.head.node, state, &entries)?;
             self.write(Durability::Immediate, |batch| changes.put(batch))?;
         }
+        Ok(())
+    }
+
+    /// Goes back by so many entries, but leaves the records as they are: for a planted mistake.
+    fn forget_applied(&mut self, by: u64) -> Result<(), StoreError> {
+        let first = self.head.purged.map_or(1, |id| id.index + 1);
+        let Some(index) = self.head.applied.map(|id| id.index.saturating_sub(by).max(first)) else { return Ok(()) };
+        self.head.applied = self.id_at(index)?.or(self.head.applied);
         Ok(())
     }
 
@@ -129,7 +152,8 @@ impl Ledger {
 
     /// Puts entries at the end of the log; they are durable when this returns.
     pub fn append(&mut self, entries: &[LogEntry]) -> Result<(), StoreError> {
-        self.write(Durability::Immediate, |batch| batch.append(entries))
+        let durability = if planted(Bug::AckBeforeSync) { Durability::None } else { Durability::Immediate };
+        self.write(durability, |batch| batch.append(entries))
     }
 
     /// Remembers a vote, durably. A vote is never taken back.
@@ -137,7 +161,8 @@ impl Ledger {
         if self.head.vote.is_some_and(|old| vote < old || vote.partial_cmp(&old).is_none()) {
             return Err(StoreError::Disorder(format!("the vote {vote} after {:?}", self.head.vote)));
         }
-        self.write(Durability::Immediate, |batch| {
+        let durability = if planted(Bug::VoteForgotten) { Durability::None } else { Durability::Immediate };
+        self.write(durability, |batch| {
             batch.head.vote = Some(vote);
             Ok(())
         })

@@ -22,6 +22,8 @@ pub fn key(row: &Row) -> String {
         Row::Copy(id) => format!("copy/{id}"),
         Row::Lease(epoch) => format!("lease/{epoch}"),
         Row::Invite(token) => format!("invite/{token}"),
+        Row::Policy => "policy".into(),
+        Row::Token(id) => format!("token/{id}"),
     }
 }
 
@@ -42,6 +44,8 @@ pub fn value(state: &State, row: &Row) -> serde_json::Result<Option<Vec<u8>>> {
         Row::Copy(id) => json(state.copies.get(id)),
         Row::Lease(epoch) => json(state.leases.get(epoch)),
         Row::Invite(token) => json(state.invites.get(token)),
+        Row::Policy => json(Some(&state.policy)),
+        Row::Token(id) => json(state.tokens.get(id)),
     }
 }
 
@@ -66,6 +70,7 @@ pub fn load(state: &mut State, key: &str, value: &[u8]) -> Result<(), String> {
     match key.split('/').next().unwrap_or_default() {
         "zone" => state.zone = Some(read(key, value)?),
         "head" => state.head = Some(read(key, value)?),
+        "policy" => state.policy = read(key, value)?,
         "node" => record!(nodes),
         "target" => record!(targets),
         "source" => record!(sources),
@@ -73,6 +78,7 @@ pub fn load(state: &mut State, key: &str, value: &[u8]) -> Result<(), String> {
         "layer" => record!(layers),
         "sector" => record!(sectors),
         "copy" => record!(copies),
+        "token" => record!(tokens),
         "invite" => insert(&mut state.invites, key, read::<Invite>(key, value)?, |x| x.token)?,
         "lease" => insert(&mut state.leases, key, read::<Lease>(key, value)?, |x| x.epoch)?,
         other => return Err(format!("records of the unknown kind {other:?}: was it written by a newer zoneward?")),

@@ -82,6 +82,37 @@ impl Disk {
     }
 }
 
+impl Disk {
+    /// What is left after the power went now, in one of the ways in which disks lose it: all or nothing of what was not
+    /// synced, a part of it in order with its last write torn, or any choice of it. `roll` gives numbers below its
+    /// argument.
+    pub(crate) fn cut_power(&mut self, roll: impl Fn(u64) -> u64) -> Vec<u8> {
+        let mut image = std::mem::take(&mut self.durable);
+        let pending = std::mem::take(&mut self.pending);
+        match roll(4) {
+            0 => {}
+            1 => return self.live.clone(),
+            2 => {
+                let kept = roll(pending.len() as u64) as usize;
+                pending.iter().take(kept).for_each(|change| change.make(&mut image));
+                if let Some(Change::Write(at, bytes)) = pending.get(kept) {
+                    let cut = roll(bytes.len() as u64 / 512 + 1) as usize * 512;
+                    Change::Write(*at, bytes[..cut].to_vec()).make(&mut image);
+                }
+            }
+            _ => {
+                for change in &pending {
+                    // The file system keeps lengths in order with what needs them; writes come in any choice.
+                    if matches!(change, Change::Len(_)) || roll(2) == 0 {
+                        change.make(&mut image);
+                    }
+                }
+            }
+        }
+        image
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trial(Arc<Mutex<Disk>>);
 

@@ -5,8 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use zoneward_actors::check::{CheckProgress, CheckReport, Depth, check as run_check};
+use zoneward_actors::cluster::CommandError;
+use zoneward_actors::errors::ZoneError;
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
+use zoneward_consensus::model::CopyState;
+use zoneward_consensus::store::StoreError;
+use zoneward_sectors::ids::CopyId;
 
 use super::{open, threads};
 use crate::cli::{CheckArgs, Global};
@@ -25,6 +30,7 @@ pub fn check(g: &Global, out: Out, a: &CheckArgs) -> Result<i32, Failure> {
     let started = Instant::now();
     let report = run(g, &zone, depth)?;
     let code = tell(out, &zone, &report, started.elapsed().as_secs_f64());
+    note(&mut zone, &report, depth)?;
     if !report.whole.is_empty() {
         let read = depth == Depth::Everything;
         for copies in report.whole.chunks(zoneward_consensus::limits::VERIFIED_MAX) {
@@ -32,6 +38,29 @@ pub fn check(g: &Global, out: Out, a: &CheckArgs) -> Result<i32, Failure> {
         }
     }
     Ok(code)
+}
+
+/// Makes what was found the zone's own: damage is shown until it is healed, and copies are made anew elsewhere. A copy that
+/// was given up and is whole after all counts again.
+fn note(zone: &mut Zone, report: &CheckReport, depth: Depth) -> Result<(), Failure> {
+    let state = |id: &CopyId| zone.state().copies.get(id).map(|c| c.state);
+    let bad = report.findings.iter().filter(|f| f.damage).filter_map(|f| f.copy);
+    let bad = bad.filter(|c| state(c) == Some(CopyState::Stored)).map(|c| (c, CopyState::Damaged));
+    let healed = |c: &&CopyId| match state(c) {
+        Some(CopyState::Lost) => true,
+        Some(CopyState::Damaged) => depth == Depth::Everything,
+        _ => false,
+    };
+    let good = report.whole.iter().filter(healed).map(|c| (*c, CopyState::Stored));
+    let marks: std::collections::BTreeMap<CopyId, CopyState> = bad.chain(good).collect();
+    for (copy, state) in marks {
+        match zone.propose(Command::MarkCopy { copy, state }) {
+            // Another copy took its place meanwhile.
+            Err(ZoneError::Store(StoreError::Refused(_)) | ZoneError::Command(CommandError::Refused { .. })) => {}
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 /// Runs a check with its progress shown.

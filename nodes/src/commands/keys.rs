@@ -76,7 +76,7 @@ fn kit_path(zone: &Zone, kit: Option<&Path>) -> std::path::PathBuf {
 
 fn tell_kit(out: Out, zone: &Zone, kit: &Path) {
     let fingerprint = zone.state().zone.as_ref().map(|z| z.owner_fingerprint);
-    out.json(&serde_json::json!({"schema": "zoneward.key/1", "recovery_kit": kit, "owner_fingerprint": fingerprint}));
+    out.json(&serde_json::json!({"schema": "zoneward.key/1", "recovery_kit": crate::units::shown(kit), "owner_fingerprint": fingerprint}));
     out.say(format!("The new recovery kit is in {}", kit.display()));
     out.say(
         "Print it, store it outside this zone, delete the file. Older kits no longer open this zone: destroy them.",

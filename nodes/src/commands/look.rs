@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 use zoneward_actors::errors::ZoneError;
-use zoneward_actors::restore::{Held, absolute as join, sources_of};
+use zoneward_actors::restore::{Held, absolute as join, is_within as within, sources_of};
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::model::{Checkpoint, CheckpointState, TaskState};
 use zoneward_sectors::entry::{Entry, Extent, Kind};
@@ -12,8 +12,7 @@ use zoneward_sectors::glob::Excludes;
 use zoneward_sectors::ids::CheckpointId;
 use zoneward_sectors::sector_reader::SectorReadError;
 
-use super::restore::within;
-use super::{absolute, open};
+use super::{as_stored, open};
 use crate::cli::{CatArgs, CheckpointsArgs, DiffArgs, FindArgs, Global, LsArgs};
 use crate::errors::{Failure, exit};
 use crate::output::Out;
@@ -74,7 +73,7 @@ pub fn checkpoints(g: &Global, out: Out, a: &CheckpointsArgs) -> Result<i32, Fai
     let zone = open(g)?;
     let mut all = zone.state().complete();
     if let Some(path) = &a.source {
-        let path = absolute(path)?;
+        let path = as_stored(path)?;
         let id = zone.state().source_at(path.as_os_str().as_bytes()).map(|s| s.id);
         let id = id.ok_or_else(|| Failure::new(1408, exit::FAILED, format!("{} is not a source", path.display())))?;
         all.retain(|c| c.tasks.iter().any(|t| t.source == id));
@@ -160,7 +159,7 @@ fn entry_json(path: &[u8], e: &Entry) -> serde_json::Value {
 pub fn ls(g: &Global, out: Out, a: &LsArgs) -> Result<i32, Failure> {
     let zone = open(g)?;
     let checkpoint = zone.state().find_checkpoint(&a.checkpoint)?.id;
-    let top = a.path.as_deref().map(absolute).transpose()?.map(|p| p.as_os_str().as_bytes().to_vec());
+    let top = a.path.as_deref().map(as_stored).transpose()?.map(|p| p.as_os_str().as_bytes().to_vec());
     let mut n = 0u64;
     each_entry(&zone, checkpoint, |_, path, e| {
         if top.as_ref().is_none_or(|t| within(&path, t)) {
@@ -230,7 +229,7 @@ fn difference(a: &Entry, b: &Entry) -> Option<&'static str> {
 pub fn diff(g: &Global, out: Out, a: &DiffArgs) -> Result<i32, Failure> {
     let zone = open(g)?;
     let (from, to) = (zone.state().find_checkpoint(&a.from)?.id, zone.state().find_checkpoint(&a.to)?.id);
-    let top = a.path.as_deref().map(absolute).transpose()?.map(|p| p.as_os_str().as_bytes().to_vec());
+    let top = a.path.as_deref().map(as_stored).transpose()?.map(|p| p.as_os_str().as_bytes().to_vec());
     let opener = zone.opener();
     let (old, new) = (sources_of(&zone, from), sources_of(&zone, to));
     let mut sources: Vec<_> = old.iter().chain(&new).map(|h| (h.source, h.path.clone())).collect();
@@ -279,7 +278,7 @@ pub fn diff(g: &Global, out: Out, a: &DiffArgs) -> Result<i32, Failure> {
 pub fn cat(g: &Global, a: &CatArgs) -> Result<i32, Failure> {
     let zone = open(g)?;
     let checkpoint = zone.state().find_checkpoint(&a.checkpoint)?.id;
-    let wanted = absolute(&a.path)?.as_os_str().as_bytes().to_vec();
+    let wanted = as_stored(&a.path)?.as_os_str().as_bytes().to_vec();
     let mut found = find_entry(&zone, checkpoint, &wanted)?;
     if let Some((held, e)) = &found
         && e.meta.kind == Kind::HardLink

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use zoneward_actors::clock::now_ms;
-use zoneward_actors::init::{NewZone, init as make_zone};
+use zoneward_actors::home::real;
+use zoneward_actors::init::{NewZone, Place, init as make_zone};
 use zoneward_actors::zone::Zone;
 use zoneward_sectors::fsx;
 use zoneward_sectors::keyfile::Words;
 use zoneward_sectors::owner::RsaSize;
-use zoneward_targets::Url;
+use zoneward_targets::{Credentials, Url};
 
 use super::home;
 use crate::cli::{Cli, Global, InitArgs};
@@ -23,14 +24,69 @@ pub(crate) fn parse_url(text: &str) -> Result<Url, Failure> {
         .map_err(|e| Failure::new(1303, exit::USAGE, format!("{text:?} is not a target")).why(e.to_string()))
 }
 
+/// Reads what opens a target. Where a file is given, a target over the network takes it, and a directory does not need it.
+pub(crate) fn place(url: Url, credentials: Option<&Path>) -> Result<Place, Failure> {
+    let needed = !matches!(url, Url::File(_));
+    let credentials = match credentials.filter(|_| needed) {
+        Some(path) => Some(read_credentials(path)?),
+        None if needed => {
+            return Err(Failure::new(1320, exit::USAGE, format!("{url} needs credentials")).help(
+                "put them in a file that only you can read, and name it: --credentials-file FILE (docs/cli.md)",
+            ));
+        }
+        None => None,
+    };
+    Ok(Place { url, credentials })
+}
+
+/// Reads a file of credentials.
+pub(crate) fn read_credentials(path: &Path) -> Result<Credentials, Failure> {
+    Credentials::read(path)
+        .map_err(|e| Failure::new(1321, exit::USAGE, "the credentials cannot be used").why(e.to_string()))
+}
+
 pub(crate) fn rsa_size(bits: &str) -> RsaSize {
     if bits == "4096" { RsaSize::Rsa4096 } else { RsaSize::Rsa3072 }
+}
+
+/// The target folder that a path lies in.
+fn target_around<'u>(path: &Path, targets: &'u [Url]) -> Option<&'u Path> {
+    let path = real(path);
+    let mut folders = targets.iter().filter_map(|url| match url {
+        Url::File(folder) => Some(folder.as_path()),
+        _ => None,
+    });
+    folders.find(|folder| path.starts_with(real(folder)))
+}
+
+/// A home keeps keys in the clear: whoever holds a target must not hold them too.
+pub(super) fn apart(home: &Path, targets: &[Url]) -> Result<(), Failure> {
+    match target_around(home, targets) {
+        None => Ok(()),
+        Some(target) => Err(Failure::new(1007, exit::REFUSED, format!("the home {} lies in a target", home.display()))
+            .why(format!("whoever holds {} would hold the zone's keys with its backups", target.display()))
+            .help("choose another folder for one of them")),
+    }
+}
+
+/// A kit opens everything: it must not lie where the backups do.
+fn kit_is_apart(kit: &Path, targets: &[Url]) -> Result<(), Failure> {
+    match target_around(kit, targets) {
+        None => Ok(()),
+        Some(target) => {
+            Err(Failure::new(1112, exit::REFUSED, format!("the kit {} would lie in a target", kit.display()))
+                .why(format!("whoever holds {} could then read every backup on it", target.display()))
+                .help("name another file with --kit"))
+        }
+    }
 }
 
 /// Writes the printable recovery kit of a zone, readable by this user only.
 pub(crate) fn write_kit(zone: &Zone, words: &Words, path: &Path) -> Result<(), Failure> {
     let Some(z) = zone.state().zone.as_ref() else { return Ok(()) };
     let targets: Vec<String> = zone.state().targets.values().map(|t| t.url.clone()).collect();
+    let urls: Vec<Url> = targets.iter().filter_map(|t| t.parse().ok()).collect();
+    kit_is_apart(path, &urls)?;
     let time = units::local_time(now_ms());
     let kit = KitInput {
         zone_name: &z.name,
@@ -49,9 +105,15 @@ pub(crate) fn write_kit(zone: &Zone, words: &Words, path: &Path) -> Result<(), F
 
 pub fn init(g: &Global, out: Out, a: &InitArgs) -> Result<i32, Failure> {
     let dir = home(g)?;
-    let targets = a.target.iter().map(|t| parse_url(t)).collect::<Result<Vec<_>, _>>()?;
+    let credentials = a.credentials_file.as_deref();
+    let targets = a.target.iter().map(|t| place(parse_url(t)?, credentials)).collect::<Result<Vec<_>, _>>()?;
     let pass =
         passphrase::get_new(g.passphrase_file.as_deref(), "ZONEWARD_PASSPHRASE", "passphrase for the owner's keys")?;
+    let urls: Vec<Url> = targets.iter().map(|t| t.url.clone()).collect();
+    apart(&dir, &urls)?;
+    if let Some(kit) = &a.kit {
+        kit_is_apart(kit, &urls)?;
+    }
     let new = NewZone {
         name: a.name.clone(),
         node_name: host_name(),
@@ -73,7 +135,7 @@ fn report(out: Out, zone: &Zone, kit: &Path) {
     let targets: Vec<_> =
         zone.state().targets.values().map(|t| serde_json::json!({"id": t.id, "name": t.name, "url": t.url})).collect();
     out.json(&serde_json::json!({
-        "schema": "zoneward.init/1", "zone": z.id, "name": z.name, "home": zone.home.dir(), "recovery_kit": kit,
+        "schema": "zoneward.init/1", "zone": z.id, "name": z.name, "home": crate::units::shown(zone.home.dir()), "recovery_kit": crate::units::shown(kit),
         "owner_fingerprint": z.owner_fingerprint, "targets": targets,
     }));
     out.say(format!("zone {} made in {}", z.name, zone.home.dir().display()));

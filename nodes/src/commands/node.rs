@@ -28,7 +28,7 @@ use crate::units::duration;
 /// How often it is looked whether somebody has come, ms.
 const LOOK_MS: u64 = 200;
 /// A node that has not been heard for so long is told as silent, ms.
-pub(crate) const SILENT_MS: u64 = 5_000;
+pub(crate) const SILENT_MS: u64 = zoneward_consensus::levels::SILENT_MS;
 /// How long a node that is to go may take to end what it holds.
 const DRAIN: Duration = Duration::from_secs(3600);
 

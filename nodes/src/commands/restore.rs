@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use zoneward_actors::restore::{RestoreRequest, absolute as join, restore_checkpoint, sources_of};
+use zoneward_actors::restore::{RestoreRequest, absolute as join, is_within as within, restore_checkpoint, sources_of};
 use zoneward_actors::zone::Zone;
 use zoneward_sectors::entry::Kind;
 use zoneward_sectors::glob::Excludes;
 use zoneward_sectors::ids::CheckpointId;
 use zoneward_sectors::restore::{Progress, RestoreReport};
 
-use super::{absolute, open, threads};
+use super::{absolute, as_stored, open, threads};
 use crate::cli::{Global, RestoreArgs};
 use crate::errors::{Failure, exit};
 use crate::output::Out;
@@ -21,11 +21,6 @@ use crate::units::{bytes, count, duration, plural, show_path};
 
 fn globs(patterns: &[String]) -> Result<Excludes, Failure> {
     Excludes::new(patterns, false).map_err(|e| Failure::new(1406, exit::USAGE, "a pattern is wrong").why(e.to_string()))
-}
-
-/// Whether `path` is `top` or lies below it.
-pub(crate) fn within(path: &[u8], top: &[u8]) -> bool {
-    path == top || top == b"/" || (path.starts_with(top) && path.get(top.len()) == Some(&b'/'))
 }
 
 /// What is wanted, by absolute path.
@@ -39,7 +34,7 @@ impl Selection {
     fn new(a: &RestoreArgs) -> Result<Self, Failure> {
         let mut paths = Vec::new();
         for p in &a.paths {
-            paths.push(absolute(p)?.as_os_str().as_bytes().to_vec());
+            paths.push(as_stored(p)?.as_os_str().as_bytes().to_vec());
         }
         Ok(Self { paths, include: globs(&a.include)?, exclude: globs(&a.exclude)? })
     }
@@ -99,23 +94,9 @@ pub(crate) fn run(g: &Global, zone: &Zone, request: &RestoreRequest<'_>) -> Resu
         Display::start(g, meter, move |m| m.done.store(progress.bytes.load(Ordering::Relaxed), Ordering::Relaxed))
     };
     let mut total = RestoreReport::default();
-    restore_checkpoint(zone, request, &progress, &mut |_, r| add(&mut total, r))?;
+    restore_checkpoint(zone, request, &progress, &mut |_, r| total.add(r))?;
     drop(shown);
     Ok(total)
-}
-
-fn add(total: &mut RestoreReport, r: &RestoreReport) {
-    total.files += r.files;
-    total.dirs += r.dirs;
-    total.others += r.others;
-    total.bytes += r.bytes;
-    total.kept += r.kept;
-    total.failed_count += r.failed_count;
-    total.damage_count += r.damage_count;
-    total.unreachable_count += r.unreachable_count;
-    total.warnings_count += r.warnings_count;
-    total.failed.extend(r.failed.iter().cloned());
-    total.warnings.extend(r.warnings.iter().cloned());
 }
 
 /// A path that was asked for and is not there.
@@ -171,7 +152,7 @@ pub(crate) fn tell(out: Out, r: &RestoreReport, to: Option<&std::path::Path>, se
     out.warn_some(r.warnings.iter().map(|(p, why)| format!("{}: {why}", show_path(p))), r.warnings_count);
     let place = to.map_or_else(|| "its place".to_owned(), |p| p.display().to_string());
     out.json(&serde_json::json!({
-        "type": "summary", "schema": "zoneward.restore/1", "dry_run": false, "to": to, "files": r.files, "dirs": r.dirs,
+        "type": "summary", "schema": "zoneward.restore/1", "dry_run": false, "to": to.map(crate::units::shown), "files": r.files, "dirs": r.dirs,
         "others": r.others, "bytes": r.bytes, "kept": r.kept, "failed": r.failed_count, "damaged": r.damage_count,
         "unreachable": r.unreachable_count, "warnings": r.warnings_count, "seconds": seconds, "complete": r.failed_count == 0,
         "failures": r.failed.iter().map(|(p, why)| serde_json::json!({"path": show_path(p), "why": why})).collect::<Vec<_>>(),

@@ -2,29 +2,33 @@
 
 use zoneward_actors::board::{STALLED_S, StepReport};
 use zoneward_actors::clock::now_ms;
+use zoneward_actors::engine::backlog::{MUCH_LEN, OVERDUE_MS, backed_up_ms};
 use zoneward_actors::zone::Zone;
-use zoneward_consensus::model::{CheckpointState, Standing, State, TaskState};
-use zoneward_consensus::plan::{Work, plan};
+use zoneward_consensus::levels::{Level, Levels, levels};
+use zoneward_consensus::model::{CheckpointState, State, TaskState};
 
-use super::{node, open, serving};
+use super::{node, open, schedule, serving};
 use crate::cli::Global;
 use crate::daemon::local::Status;
 use crate::errors::Failure;
 use crate::output::Out;
+use crate::seen::seen;
 use crate::units::{bytes, count, duration, local_time, plural, show_path, utc_time};
+use crate::words::{self, Ladder, Lang};
 
-/// What is not as it should be, in words, with what to do.
+/// What is to be looked at beside what the levels say, in words, with what to do.
 fn concerns(zone: &Zone, status: Option<&Status>) -> Vec<String> {
     let state = zone.state();
     let mut all = Vec::new();
     for u in zone.unreachable() {
         all.push(format!("target {} cannot be used from here: {}", u.name, crate::errors::chain(&u.error)));
     }
-    of_work(state, status.is_some(), &mut all);
+    if status.is_none() && state.running().is_some() {
+        all.push("a backup was cut: zoneward backup carries it on".into());
+    }
     if let Some(status) = status {
-        of_nodes(state, status, &mut all);
-    } else if state.nodes.len() > 1 {
-        all.push("no daemon runs here, so this may be old: zoneward up".into());
+        of_node(status, &mut all);
+        of_backlog(state, status, &mut all);
     }
     if zone.home.recovery_kit().exists() {
         all.push(format!(
@@ -32,58 +36,17 @@ fn concerns(zone: &Zone, status: Option<&Status>) -> Vec<String> {
             zone.home.recovery_kit().display()
         ));
     }
-    of_checkpoints(state, &mut all);
+    let newest = state.complete().last().copied();
+    let unsteady: u64 = newest.into_iter().flat_map(|c| &c.tasks).map(|t| t.stats.unsteady).sum();
+    if unsteady > 0 {
+        all.push(format!("{} changed while the last backup read them", plural(unsteady, "file", "files")));
+    }
     all
 }
 
-fn of_work(state: &State, served: bool, all: &mut Vec<String>) {
-    let work = plan(state, now_ms());
-    let missing = work.iter().filter(|w| matches!(w, Work::Copy { .. })).count();
-    if missing > 0 {
-        let how =
-            if served { "they are made as soon as their targets can be reached" } else { "zoneward backup makes them" };
-        all.push(format!("{} missing: {how}", plural(missing as u64, "copy is", "copies are")));
-    }
-    if !served && work.iter().any(|w| matches!(w, Work::ResumeCheckpoint { .. })) {
-        all.push("a backup was cut: zoneward backup carries it on".into());
-    }
-    let wanted = state.sources.values().map(|s| usize::from(state.copies_wanted(s))).max().unwrap_or(0);
-    let targets = state.usable_targets().count();
-    if wanted > targets {
-        all.push(format!("{wanted} copies are wanted and there is room for {targets}: zoneward target add URL"));
-    }
-    let bad = state.copies.values().filter(|c| !c.is_open() && !c.is_stored()).count();
-    if bad > 0 {
-        all.push(format!("{} damaged or lost: zoneward check names them", plural(bad as u64, "copy is", "copies are")));
-    }
-}
-
-fn of_nodes(state: &State, status: &Status, all: &mut Vec<String>) {
+fn of_node(status: &Status, all: &mut Vec<String>) {
     if let Some(repaired) = &status.repaired {
         all.push(format!("this node's disk needs a look: {repaired}"));
-    }
-    if status.leader.is_none() {
-        all.push(
-            "no majority of the nodes is heard: backups under way go on, nothing new is decided; start the others"
-                .into(),
-        );
-    }
-    for n in state.nodes.values().filter(|n| n.standing != Standing::Faulty) {
-        let report = status.reports.get(&n.id);
-        if n.id == status.node || report.is_some_and(|r| now_ms().saturating_sub(r.at_ms) < node::SILENT_MS) {
-            continue;
-        }
-        let waiting = state.running().into_iter().flat_map(|c| &c.tasks).filter(|t| t.state == TaskState::Running);
-        let only: Vec<String> = waiting
-            .filter_map(|t| state.sources.get(&t.source))
-            .filter(|s| s.nodes == [n.id])
-            .map(|s| show_path(&s.path))
-            .collect();
-        let effect = if only.is_empty() { String::new() } else { format!("; {} waits for it", only.join(", ")) };
-        all.push(format!(
-            "node {} is not heard{effect}: start it, or zoneward node mark-faulty {} if it is broken",
-            n.name, n.name
-        ));
     }
     for a in status.actors.iter().filter(|(_, h)| h.state == "waiting") {
         if let (name, Some(why)) = (a.0, a.1.last_error.as_ref()) {
@@ -92,21 +55,23 @@ fn of_nodes(state: &State, status: &Status, all: &mut Vec<String>) {
     }
 }
 
-fn of_checkpoints(state: &State, all: &mut Vec<String>) {
-    let Some(c) = state.complete().last().copied() else {
-        return all.push("nothing is backed up yet: zoneward backup PATH".into());
-    };
-    let unread: u64 = c.tasks.iter().map(|t| t.stats.unread + t.stats.unsteady).sum();
-    if unread > 0 {
-        all.push(format!("{} could not be read well in the last backup", plural(unread, "path", "paths")));
-    }
-    for r in &c.refused {
-        let path = state.sources.get(&r.source).map_or_else(|| r.source.to_string(), |s| show_path(&s.path));
-        all.push(format!("{path} was left as it was in the last backup (ZW-{}): {}", r.code, r.why));
-    }
-    let age = now_ms().saturating_sub(c.started_ms);
-    if age > 24 * 3600 * 1000 {
-        all.push(format!("the last backup is {} old: zoneward backup", duration(age as f64 / 1000.0)));
+/// Sources whose backup is old and that hold much that is new.
+fn of_backlog(state: &State, status: &Status, all: &mut Vec<String>) {
+    let found = status.reports.values().flat_map(|r| &r.backlog);
+    for b in found {
+        let Some(waits) = b.bytes.filter(|n| *n >= MUCH_LEN) else { continue };
+        let Some(s) = state.sources.get(&b.source) else { continue };
+        let age = now_ms().saturating_sub(backed_up_ms(state, s));
+        if age > OVERDUE_MS {
+            all.push(format!(
+                "{} of new data in {} {} not backed up, the last backup of it is {} old: zoneward backup {}",
+                bytes(waits),
+                plural(b.files, "file", "files"),
+                if b.files == 1 { "is" } else { "are" },
+                duration(age as f64 / 1000.0),
+                show_path(&s.path)
+            ));
+        }
     }
 }
 
@@ -144,12 +109,15 @@ fn cluster_lines(out: &mut Vec<String>, zone: &Zone, status: &Status) {
 }
 
 /// How the zone is, as lines for a person.
-fn lines(zone: &Zone, served: Option<&Status>) -> Vec<String> {
+fn lines(zone: &Zone, served: Option<&Status>, lang: Lang) -> Vec<String> {
     let state = zone.state();
     let mut out = Vec::new();
     let name = state.zone.as_ref().map_or_else(String::new, |z| format!("zone {}  {}", z.name, z.id));
     out.push(name);
     out.push(format!("home {}", zone.home.dir().display()));
+    let levels = of_zone(zone, served);
+    out.extend(words::lines(lang, Ladder::Reliability, &levels.reliability));
+    out.extend(words::lines(lang, Ladder::Availability, &levels.availability));
     if let Some(s) = served {
         cluster_lines(&mut out, zone, s);
     }
@@ -166,6 +134,9 @@ fn lines(zone: &Zone, served: Option<&Status>) -> Vec<String> {
         )),
         None => out.push("last checkpoint: none".into()),
     }
+    for (name, stands) in schedule::stands(state, served).into_iter().filter(|_| served.is_some()) {
+        out.push(format!("schedule {name}: {}", schedule::text(&stands)));
+    }
     let (copies, stored) = stored(state);
     out.push(format!(
         "{}, {}; {} in {} on {}",
@@ -180,13 +151,20 @@ fn lines(zone: &Zone, served: Option<&Status>) -> Vec<String> {
         None => out.push("not every stored byte has been read back yet: zoneward check --read-data".into()),
     }
     let concerns = concerns(zone, served);
-    if concerns.is_empty() {
+    let perfect = |l: &Level| l.number == 1 && l.also.is_empty();
+    if concerns.is_empty() && perfect(&levels.reliability) && perfect(&levels.availability) {
         out.push("nothing needs attention".into());
-    } else {
+    } else if !concerns.is_empty() {
         out.push(format!("{} to look at:", count(concerns.len() as u64)));
         out.extend(concerns.iter().map(|c| format!("  - {c}")));
     }
     out
+}
+
+/// Both levels, as of now.
+fn of_zone(zone: &Zone, served: Option<&Status>) -> Levels {
+    let now = now_ms();
+    levels(zone.state(), &seen(zone, served, now), now)
 }
 
 /// Stored copies and their bytes.
@@ -207,13 +185,15 @@ fn json(zone: &Zone, served: Option<&Status>) -> serde_json::Value {
         serde_json::json!({"id": c.id, "seq": c.seq, "started": utc_time(c.started_ms), "published": published})
     });
     let (copies, stored_bytes) = stored(state);
+    let levels = of_zone(zone, served);
     let z = state.zone.as_ref();
     serde_json::json!({
-        "schema": "zoneward.status/1", "zone": z.map(|z| z.id), "name": z.map(|z| &z.name), "home": zone.home.dir(),
+        "schema": "zoneward.status/1", "zone": z.map(|z| z.id), "name": z.map(|z| &z.name), "home": crate::units::shown(zone.home.dir()),
         "owner_fingerprint": z.map(|z| z.owner_fingerprint), "nodes": state.nodes.len(), "sources": state.sources.len(),
         "targets": state.targets.len(), "checkpoints": state.complete().len(), "last_checkpoint": last,
         "sectors": state.sectors.values().filter(|s| s.is_sealed()).count(), "copies": copies,
-        "stored_bytes": stored_bytes, "all_read": all_read(state).map(utc_time), "concerns": concerns(zone, served),
+        "reliability": words::json(Ladder::Reliability, &levels.reliability),
+        "availability": words::json(Ladder::Availability, &levels.availability), "stored_bytes": stored_bytes, "all_read": all_read(state).map(utc_time), "concerns": concerns(zone, served),
         "running": state.running().map(|c| c.seq), "daemon": served,
     })
 }
@@ -222,7 +202,7 @@ pub fn status(g: &Global, out: Out) -> Result<i32, Failure> {
     let zone = open(g)?;
     let served = serving(g).map(|c| c.status()).transpose().map_err(node::client_failed)?;
     out.json(&json(&zone, served.as_ref()));
-    lines(&zone, served.as_ref()).iter().for_each(|l| out.answer(l));
+    lines(&zone, served.as_ref(), Lang::chosen(g.lang)).iter().for_each(|l| out.answer(l));
     Ok(0)
 }
 
@@ -241,7 +221,7 @@ pub fn top(g: &Global, out: Out) -> Result<i32, Failure> {
         let served = client.as_ref().map(|c| c.status()).transpose().map_err(node::client_failed)?;
         // Home, each line to its end, the rest cleared: nothing flickers.
         let mut text = String::from("\x1b[H");
-        for line in lines(&zone, served.as_ref()) {
+        for line in lines(&zone, served.as_ref(), Lang::chosen(g.lang)) {
             text.push_str(&line);
             text.push_str("\x1b[K\r\n");
         }
@@ -251,6 +231,6 @@ pub fn top(g: &Global, out: Out) -> Result<i32, Failure> {
         }
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
-    println!();
+    crate::output::put("");
     Ok(0)
 }

@@ -1,75 +1,41 @@
-//! What the zone keeps: `source` and `target`.
+//! What the zone keeps: `target`.
 
-use std::os::unix::ffi::OsStrExt;
-
-use zoneward_actors::init::add_target;
+use zoneward_actors::init::{add_target, set_credentials};
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
+use zoneward_consensus::model::State;
+use zoneward_sectors::ids::TargetId;
 
-use super::make::parse_url;
-use super::{absolute, open};
-use crate::cli::{Global, SourceCommand, TargetCommand};
+use super::make::{parse_url, place, read_credentials};
+use super::open;
+use crate::cli::{Global, TargetCommand};
 use crate::errors::{Failure, exit};
 use crate::output::Out;
-use crate::units::{bytes, plural, show_path};
+use crate::units::{bytes, plural};
 
-pub fn source(g: &Global, out: Out, command: SourceCommand) -> Result<i32, Failure> {
-    let mut zone = open(g)?;
-    match command {
-        SourceCommand::Ls => {}
-        SourceCommand::Add(a) => {
-            let id = super::backup::remember(&mut zone, &a, a.exclude.clone())?;
-            out.say(format!("source {id} added; zoneward backup takes it from now on"));
-            if !out.json {
-                return Ok(0);
-            }
-        }
-        SourceCommand::Remove { source } => {
-            let path = absolute(std::path::Path::new(&source))?;
-            let found = zone
-                .state()
-                .sources
-                .values()
-                .find(|s| s.path == path.as_os_str().as_bytes() || s.id.to_string().starts_with(&source))
-                .map(|s| s.id);
-            let id = found.ok_or_else(|| {
-                Failure::new(1408, exit::FAILED, format!("{source} is not a source"))
-                    .help("zoneward source ls lists them")
-            })?;
-            zone.propose(Command::RemoveSource { source: id })?;
-            out.say("it is no longer backed up; what is stored stays");
-            if !out.json {
-                return Ok(0);
-            }
-        }
-    }
-    let all: Vec<_> = zone.state().sources.values().collect();
-    out.json(&serde_json::json!({"schema": "zoneward.sources/1", "sources": all.iter().map(|s| serde_json::json!({
-        "id": s.id, "path": show_path(&s.path), "priority": s.priority, "copies": zone.state().copies_wanted(s),
-        "excludes": s.excludes, "exclude_caches": s.exclude_caches, "one_file_system": s.one_file_system, "entries": s.last_entries,
-    })).collect::<Vec<_>>()}));
-    for s in all {
-        out.answer(format!("{:>4}  {} copies  {}", s.priority, zone.state().copies_wanted(s), show_path(&s.path)));
-    }
-    Ok(0)
+fn find_target(state: &State, name: &str) -> Result<TargetId, Failure> {
+    let found = state.targets.values().find(|t| t.name == name).map(|t| t.id);
+    found.ok_or_else(|| {
+        Failure::new(1304, exit::FAILED, format!("no target is called {name:?}")).help("zoneward target ls lists them")
+    })
 }
 
 fn pause(zone: &mut Zone, name: &str, paused: bool) -> Result<(), Failure> {
-    let found = zone.state().targets.values().find(|t| t.name == name).map(|t| t.id);
-    let target = found.ok_or_else(|| {
-        Failure::new(1304, exit::FAILED, format!("no target is called {name:?}")).help("zoneward target ls lists them")
-    })?;
+    let target = find_target(zone.state(), name)?;
     Ok(zone.propose(Command::SetTarget { target, paused: Some(paused), owner_key_hash: None })?)
 }
 
 pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failure> {
     let mut zone = open(g)?;
     let said = match command {
-        TargetCommand::Ls => None,
-        TargetCommand::Add { url, name, domain } => {
-            let url = parse_url(&url)?;
+        // Those two are asked of a target server, not of the zone (`commands::run`).
+        TargetCommand::Ls | TargetCommand::Serve(_) | TargetCommand::Token(_) => None,
+        TargetCommand::Add { url, credentials_file, name, domain } => {
+            let place = place(parse_url(&url)?, credentials_file.as_deref())?;
+            let url = &place.url;
+            super::make::apart(zone.home.dir(), std::slice::from_ref(url))?;
             let name = name.unwrap_or_else(|| format!("target-{}", zone.state().targets.len() + 1));
-            add_target(&mut zone, &url, &name, domain)?;
+            add_target(&mut zone, &place, &name, domain)?;
             Some(format!("target {name} added: {url}; the next backup brings it the copies that are missing"))
         }
         TargetCommand::Pause { target } => {
@@ -79,6 +45,11 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
         TargetCommand::Resume { target } => {
             pause(&mut zone, &target, false)?;
             Some(format!("target {target} takes sectors again"))
+        }
+        TargetCommand::Credentials { target, credentials_file } => {
+            let id = find_target(zone.state(), &target)?;
+            set_credentials(&mut zone, id, &read_credentials(&credentials_file)?)?;
+            Some(format!("target {target} is opened with these credentials from now on"))
         }
     };
     if let Some(said) = said {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use zoneward_actors::backup::BackupRequest;
 use zoneward_actors::check::Depth;
-use zoneward_actors::init::{NewZone, init};
+use zoneward_actors::init::{NewZone, Place, init};
 use zoneward_actors::restore::{RestoreRequest, sources_of};
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::model::CheckpointKind;
@@ -57,7 +57,7 @@ pub fn trial(g: &Global, out: Out, a: &TryArgs) -> Result<i32, Failure> {
     let new = NewZone {
         name: "try".into(),
         node_name: host_name(),
-        targets: vec![url],
+        targets: vec![Place { url, credentials: None }],
         sector_min_log2: 31,
         zstd_level: 2,
         rsa: RsaSize::Rsa3072,
@@ -77,7 +77,7 @@ pub fn trial(g: &Global, out: Out, a: &TryArgs) -> Result<i32, Failure> {
     out.say(format!("look around:          zoneward --home {} status", home.display()));
     out.say("make your own:        zoneward init --target file:///where/backups/go");
     out.say(format!("clean up:             rm -r {}", work.display()));
-    out.json(&serde_json::json!({"type": "summary", "schema": "zoneward.try/1", "work": work, "home": home, "restored": restored, "same": code == 0}));
+    out.json(&serde_json::json!({"type": "summary", "schema": "zoneward.try/1", "work": crate::units::shown(&work), "home": crate::units::shown(&home), "restored": crate::units::shown(&restored), "same": code == 0}));
     Ok(code)
 }
 
@@ -95,8 +95,9 @@ fn run(g: &Global, out: Out, zone: &mut Zone, source: &Path, restored: &Path) ->
         one_file_system: false,
         shared: false,
         node: Vec::new(),
+        reading: Default::default(),
     };
-    let id = super::backup::remember(zone, &args, Vec::new())?;
+    let id = super::source::remember(zone, &args, Vec::new())?.id;
     let request = BackupRequest {
         sources: vec![id],
         kind: CheckpointKind::Incremental,

@@ -8,6 +8,7 @@ use zoneward_actors::join::{JoinFailed, join as join_zone};
 use zoneward_transport::{Invite, JoinError};
 
 use super::{home, threads};
+use crate::api;
 use crate::cli::{Global, JoinArgs, UpArgs};
 use crate::daemon::{Daemon, Settings};
 use crate::errors::{Failure, exit};
@@ -27,6 +28,7 @@ fn settings(a: &UpArgs) -> Result<Settings, Failure> {
 pub fn up(g: &Global, out: Out, a: &UpArgs) -> Result<i32, Failure> {
     let dir = home(g)?;
     let settings = settings(a)?;
+    let (api, no_api) = api::bind(a.api.as_deref())?;
     let stop = crate::interrupt::stop();
     let daemon = match Daemon::start(&dir, &settings, &stop) {
         Err(f) if f.code == 1001 => {
@@ -37,15 +39,20 @@ pub fn up(g: &Global, out: Out, a: &UpArgs) -> Result<i32, Failure> {
         }
         started => started?,
     };
+    let api = api.map(|l| api::Server::start(l, &daemon.node, daemon.health(), &dir)).transpose()?;
     let node = &daemon.node;
     let view = node.cluster.view();
     let name = view.nodes.get(&node.id()).map_or_else(String::new, |n| n.name.clone());
     let zone = view.zone.as_ref().map_or_else(String::new, |z| z.name.clone());
     out.json(&serde_json::json!({
         "schema": "zoneward.up/1", "node": node.id(), "name": name, "zone": zone, "address": node.cluster.address(),
-        "incarnation": node.incarnation, "home": dir,
+        "incarnation": node.incarnation, "home": dir, "api": api.as_ref().map(|a| a.address),
     }));
     out.say(format!("node {name} of zone {zone} is up; other nodes reach it at {} (UDP)", node.cluster.address()));
+    no_api.iter().for_each(|why| out.warn(why));
+    if let Some(api) = &api {
+        out.say(format!("programs on this device reach it at http://{}/api/v1 (zoneward token create)", api.address));
+    }
     if view.nodes.len() == 1 {
         out.say("it is the only node: zoneward node invite lets another one in");
     }
@@ -56,6 +63,7 @@ pub fn up(g: &Global, out: Out, a: &UpArgs) -> Result<i32, Failure> {
         std::thread::sleep(Duration::from_millis(LOOK_MS));
     }
     out.say("stopping; what is under way goes on with the next start, or on another node");
+    drop(api);
     drop(daemon);
     Ok(0)
 }

@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use zoneward_actors::board::StepReport;
 use zoneward_actors::cluster::CommandError;
 use zoneward_actors::errors::ZoneError;
 use zoneward_actors::home::Home;
@@ -135,6 +136,11 @@ impl Client {
 
     pub fn status(&self) -> Result<Status, ClientError> {
         self.get("/local/status")?.ok_or(ClientError::Answer)
+    }
+
+    /// What the node itself works on.
+    pub fn steps(&self) -> Result<Vec<StepReport>, ClientError> {
+        self.get("/local/steps")?.ok_or(ClientError::Answer)
     }
 
     /// The home as a guest of its daemon, and who keeps its state.

@@ -78,6 +78,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
     config
         .route("/local/state", web::get().to(state))
         .route("/local/status", web::get().to(status))
+        .route("/local/steps", web::get().to(steps))
         .route("/local/commands", web::post().to(command))
         .route("/local/members", web::post().to(members))
         .route("/local/stop", web::post().to(stop))
@@ -116,6 +117,11 @@ async fn state(shared: web::Data<Shared>, after: web::Query<After>) -> HttpRespo
         return HttpResponse::NoContent().finish();
     }
     HttpResponse::Ok().json(&*view)
+}
+
+/// What this node works on: at once, without asking the others.
+async fn steps(shared: web::Data<Shared>) -> HttpResponse {
+    HttpResponse::Ok().json(shared.node.board.report())
 }
 
 async fn status(shared: web::Data<Shared>) -> HttpResponse {

@@ -156,7 +156,7 @@ fn a_patterns_file_is_read_and_its_errors_name_the_line() {
     let e = parse_patterns_file("# one\n\n*.tmp\n  !keep\n").unwrap_err();
     assert_eq!((e.line, e.pattern.as_str(), e.problem), (Some(4), "!keep", PatternProblem::Negation));
     let text = e.to_string();
-    assert!(text.starts_with("line 4: the exclude pattern \"!keep\" begins with !"), "{text}");
+    assert!(text.starts_with("line 4: the pattern \"!keep\" begins with !"), "{text}");
     let e = parse_patterns_file(&"x\n".repeat(PATTERNS_MAX + 1)).unwrap_err();
     assert_eq!((e.line, e.problem), (Some(PATTERNS_MAX + 1), PatternProblem::TooMany));
 }

@@ -140,10 +140,14 @@ impl Feed<'_> {
                 return Err(io::Error::other("another file took its place while it was scanned"));
             }
             let xattrs = attrs::read_xattrs(&f)?;
+            let (f, meta, still) = match self.task.clones.then(|| seen.image(&f)).flatten() {
+                Some((image, meta)) => (image, meta, true),
+                None => (f, meta, false),
+            };
             let spans = data_spans(&f, meta.size)?;
-            Ok((f, meta, xattrs, spans))
+            Ok((f, meta, still, xattrs, spans))
         });
-        let (file, meta, xattrs, spans) = match opened {
+        let (file, meta, still, xattrs, spans) = match opened {
             Ok(all) => all,
             Err(e) => {
                 self.send(PieceBody::Failed { path: seen.path.clone(), error: e }, 0)?;
@@ -161,7 +165,8 @@ impl Feed<'_> {
         let cut = cutter.run(&spans)?;
         let now = attrs::meta_of(&file);
         let same = |n: &crate::entry::Meta| (n.size, n.mtime, n.ctime) == (meta.size, meta.mtime, meta.ctime);
-        let steady = !cut.short && now.as_ref().is_ok_and(same);
+        // A clone has times of its own, and does not change.
+        let steady = !cut.short && (still || now.as_ref().is_ok_and(same));
         let again = !steady && !last_try && cut.error.is_none();
         let end = LargeEnd { unsteady: !steady, again, error: cut.error };
         cutter.send(cut.buf, cut.used, cut.parts, Some(end))?;

@@ -145,7 +145,8 @@ fn pack(shelf: &mut Shelf, src: &Path, base: &[LayerId], meanwhile: impl FnOnce(
     let changes: Vec<_> = Differ::new(Walk::start(src, options).unwrap(), entries, false, false).collect();
     meanwhile();
     let layer = LayerId([base.len() as u8 + 1; 16]);
-    let task = Task { source: SOURCE, layer, prefix: b"src".to_vec(), root: src.to_owned(), estimate: 1 << 20 };
+    let task =
+        Task { source: SOURCE, layer, prefix: b"src".to_vec(), root: src.to_owned(), clones: false, estimate: 1 << 20 };
     let settings = Settings { threads: 2, zstd_level: 2, racy_after: Stamp { secs: i64::MAX, nanos: 0 } };
     let table = shelf.table.clone();
     let index = ChunkIndex::in_memory(&table);
@@ -348,7 +349,14 @@ fn a_pack_that_is_stopped_says_so() {
     let table = shelf.table.clone();
     let index = ChunkIndex::in_memory(&table);
     let mut packer = Packer::new(&settings, &index, &table, &[1; 256], KEY, &mut shelf).unwrap();
-    let task = Task { source: SOURCE, layer: LayerId([1; 16]), prefix: vec![], root: src.path().into(), estimate: 1 };
+    let task = Task {
+        source: SOURCE,
+        layer: LayerId([1; 16]),
+        prefix: vec![],
+        root: src.path().into(),
+        clones: false,
+        estimate: 1,
+    };
     let progress = Progress::default();
     progress.stop.store(true, Ordering::Relaxed);
     let stopped = packer.run(&task, changes.into_iter(), 0, &progress);

@@ -391,14 +391,19 @@ impl Worker<'_> {
             return Err(io::Error::other("it grew while it was scanned; the next backup takes it"));
         }
         let xattrs = attrs::read_xattrs(&file)?;
+        let (image, meta) = match self.task.clones.then(|| seen.image(&file)).flatten() {
+            Some((image, meta)) if meta.size <= 8 * crate::limits::SMALL_FILE_MAX => (Some(image), meta),
+            _ => (None, meta),
+        };
         pax::append_header(tar, &member_name(&self.task.prefix, &seen.path), &meta, b"", &xattrs, meta.size, None);
         let body = tar.len();
         let size = meta.size as usize;
         tar.resize(body + size, 0);
-        let got = if size == 0 { 0 } else { fsx::read_full_at(&file, &mut tar[body..], 0)? };
+        let got = if size == 0 { 0 } else { fsx::read_full_at(image.as_ref().unwrap_or(&file), &mut tar[body..], 0)? };
         self.shared.progress.read.fetch_add(meta.size, Ordering::Relaxed);
         let after = attrs::meta_of(&file)?;
-        let steady = got == size && (after.size, after.mtime, after.ctime) == (meta.size, meta.mtime, meta.ctime);
+        let same = (after.size, after.mtime, after.ctime) == (meta.size, meta.mtime, meta.ctime);
+        let steady = got == size && (image.is_some() || same);
         let mut entry = self.entry(seen, meta, xattrs);
         entry.unsteady = !steady;
         if size > 0 {

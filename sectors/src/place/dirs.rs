@@ -7,6 +7,7 @@ use std::rc::Rc;
 use rustix::fs::{Mode, OFlags, fstat};
 use rustix::io::Errno;
 
+use super::dress::held;
 use super::{Place, PlaceError};
 use crate::beneath::open_beneath;
 use crate::fsx::{Call, gate};
@@ -22,6 +23,8 @@ pub(super) struct Dir {
     pub fd: OwnedFd,
     /// The group that a new entry in it gets.
     pub gid: u32,
+    /// What is made in it gets an access list that nobody asked for.
+    pub inherits: bool,
 }
 
 /// The most recently used directories, the latest first.
@@ -60,7 +63,14 @@ fn open(place: &Place, path: &[u8]) -> io::Result<Dir> {
     let fd = open_beneath(place.root.as_fd(), path, flags, Mode::empty())?;
     let s = fstat(&fd)?;
     let gid = if s.st_mode & SET_GID != 0 { s.st_gid } else { place.gid };
-    Ok(Dir { fd, gid })
+    let inherits = has_default_acl(&fd);
+    Ok(Dir { fd, gid, inherits })
+}
+
+/// Whether a directory hands an access list on. Where there are no such lists, it does not.
+fn has_default_acl(fd: &OwnedFd) -> bool {
+    let none: &mut [u8] = &mut [];
+    rustix::fs::getxattr(held(fd).as_str(), c"system.posix_acl_default", none).is_ok()
 }
 
 fn not_followed(e: io::Error) -> PlaceError {

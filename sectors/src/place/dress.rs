@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, StatxFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat,
-    fchmod, fchown, fremovexattr, fsetxattr, futimens, openat, setxattr, statx, utimensat,
+    fchmod, fchown, fremovexattr, fsetxattr, futimens, openat, removexattr, setxattr, statx, utimensat,
 };
 use rustix::io::Errno;
 
@@ -34,11 +34,13 @@ pub(super) struct Now {
     pub mode: u32,
     /// `None` for what was just made.
     pub mtime: Option<Stamp>,
+    /// It may have an access list from its directory.
+    pub inherits: bool,
 }
 
 impl Now {
     pub fn of(meta: &Meta) -> Self {
-        Self { uid: meta.uid, gid: meta.gid, mode: meta.mode, mtime: Some(meta.mtime) }
+        Self { uid: meta.uid, gid: meta.gid, mode: meta.mode, mtime: Some(meta.mtime), inherits: false }
     }
 }
 
@@ -58,6 +60,14 @@ fn warn(out: &mut Vec<Warning>, what: impl Into<String>, call: impl FnOnce() -> 
 
 fn attribute(name: &[u8]) -> String {
     format!("attribute {}", name.escape_ascii())
+}
+
+/// What is not there need not be removed.
+fn without(removed: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    match removed {
+        Err(Errno::NODATA) => Ok(()),
+        r => r,
+    }
 }
 
 /// Without its owner, a file must not run with the rights of another.
@@ -82,7 +92,11 @@ pub(super) fn dress(fd: impl AsFd, now: &Now, meta: &Meta, xattrs: &[(Vec<u8>, V
     for (name, value) in xattrs {
         warn(&mut lacks, attribute(name), || fsetxattr(fd, &name[..], value, XattrFlags::empty()));
     }
-    if wanted != mode || chown || xattrs.iter().any(|(name, _)| name == ACL) {
+    let inherited = now.inherits && xattrs.iter().all(|(name, _)| name != ACL);
+    if inherited {
+        warn(&mut lacks, attribute(ACL), || without(fremovexattr(fd, ACL)));
+    }
+    if wanted != mode || chown || inherited || xattrs.iter().any(|(name, _)| name == ACL) {
         warn(&mut lacks, "mode", || fchmod(fd, Mode::from_raw_mode(wanted)));
     }
     if now.mtime != Some(meta.mtime) {
@@ -113,7 +127,13 @@ pub(super) fn adjust(fd: impl AsFd, now: &Meta, meta: &Meta, xattrs: &Xattrs) ->
 /// Dresses what was just made and cannot be opened: a link, fifo or device.
 pub(super) fn dress_made(dir: &Dir, name: &[u8], meta: &Meta, xattrs: &Xattrs) -> Placed {
     let (fd, now) = hold_made(dir, name, meta)?;
-    Ok(dress_held(&fd, &now, meta, xattrs))
+    let mut lacks = Vec::new();
+    // A link has no access list.
+    if dir.inherits && meta.kind != Kind::Symlink {
+        warn(&mut lacks, attribute(ACL), || without(removexattr(held(&fd).as_str(), ACL)));
+    }
+    lacks.extend(dress_held(&fd, &now, meta, xattrs));
+    Ok(lacks)
 }
 
 /// Takes hold of what was just made. Someone may have put something else under its name, which must not get this owner
@@ -174,6 +194,6 @@ pub(super) fn open_up(fd: &OwnedFd, uid: u32) -> io::Result<()> {
 
 /// A name for what a path-only descriptor holds, for calls that take no such descriptor. The kernel goes straight to
 /// the thing itself, also if it is a link.
-fn held(fd: impl AsFd) -> String {
+pub(super) fn held(fd: impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }

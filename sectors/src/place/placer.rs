@@ -243,7 +243,7 @@ impl<'a> Placer<'a> {
 
     /// What a file has that was just made in `dir`.
     fn new_file(&self, dir: &Dir) -> Now {
-        Now { uid: self.place.uid, gid: dir.gid, mode: NEW_FILE, mtime: None }
+        Now { uid: self.place.uid, gid: dir.gid, mode: NEW_FILE, mtime: None, inherits: dir.inherits }
     }
 
     /// The directory that holds `path`, and the name in it.

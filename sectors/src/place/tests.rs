@@ -241,6 +241,41 @@ fn an_acl_and_the_mode_agree() {
     assert_eq!(fs::metadata(y.dest.join("f")).unwrap().mode() & 0o7777, 0o600);
 }
 
+/// A directory may hand an access list on to what is made in it: what is restored has its own, or none.
+#[test]
+fn no_access_list_is_inherited() {
+    let y = yard();
+    let set = rustix::fs::setxattr(&y.dest, "system.posix_acl_default", &acl(), rustix::fs::XattrFlags::empty());
+    if set.is_err() {
+        println!("skipped: no ACLs here");
+        return;
+    }
+    let place = y.place();
+    let mut p = place.worker();
+    let x = vec![(b"system.posix_acl_access".to_vec(), acl())];
+    clean(p.write_small(b"small", b"x", &meta(Kind::File, 0o600), &none()));
+    clean(p.write_small(b"own", b"x", &meta(Kind::File, 0o640), &x));
+    let large = p.create_file(b"large", 10).unwrap();
+    clean(large.finish(&meta(Kind::File, 0o644), &none()));
+    clean(p.fifo(b"fifo", &meta(Kind::Fifo, 0o640), &none()));
+    p.make_dir(b"d").unwrap();
+    clean(p.write_small(b"d/f", b"x", &meta(Kind::File, 0o660), &none()));
+    clean(p.finish_dir(b"d", &meta(Kind::Dir, 0o750), &none()));
+    for (name, mode, has) in [
+        ("small", 0o600, &none()),
+        ("own", 0o640, &x),
+        ("large", 0o644, &none()),
+        ("d/f", 0o660, &none()),
+        ("d", 0o750, &none()),
+    ] {
+        assert_eq!(attributes(&y.dest.join(name)), *has, "{name}");
+        assert_eq!(fs::metadata(y.dest.join(name)).unwrap().mode() & 0o7777, mode, "{name}");
+    }
+    let mut list = [0u8; 100];
+    let of_fifo = rustix::fs::getxattr(y.dest.join("fifo"), "system.posix_acl_access", &mut list);
+    assert_eq!(of_fifo, Err(rustix::io::Errno::NODATA));
+}
+
 #[test]
 fn owners_are_set_by_root_and_told_by_others() {
     let y = yard();

@@ -369,7 +369,12 @@ impl Run<'_, '_> {
 
     /// Marks a file that is there already and right.
     fn compare_existing(&self, placer: &mut Placer<'_>, w: &Wanted) {
-        if !self.is_right(placer, w) {
+        // Further names, perhaps outside of this place, would get its mode and owner too: such a file is made anew.
+        let shared = match placer.existing(&w.at) {
+            Ok(Some((meta, _))) => meta.nlink > w.entry.meta.nlink.max(1),
+            _ => return,
+        };
+        if shared || !self.is_right(placer, w) {
             return;
         }
         // If this fails it is written anew, which says what is wrong if that fails too.

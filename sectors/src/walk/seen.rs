@@ -33,6 +33,9 @@ impl std::fmt::Debug for Seen {
     }
 }
 
+/// How often a file is cloned again when it changed at that very moment.
+const IMAGE_TRIES: u32 = 3;
+
 static ROOTS: AtomicU64 = AtomicU64::new(1);
 
 /// Opens the root of a scan: a directory, or the directory of a single file.
@@ -108,6 +111,19 @@ impl Seen {
             }
         })?;
         Ok(File::from(fd))
+    }
+
+    /// A clone of an opened file, and the metadata that go with its content; `None` where that cannot be had.
+    pub fn image(&self, file: &File) -> Option<(File, Meta)> {
+        for _ in 0..IMAGE_TRIES {
+            let before = attrs::meta_of(file).ok()?;
+            let clone = self.with_dir(|dir, _| crate::clone::clone_in(dir, file)).ok()?;
+            let after = attrs::meta_of(file).ok()?;
+            if (before.size, before.mtime, before.ctime) == (after.size, after.mtime, after.ctime) {
+                return Some((clone, after));
+            }
+        }
+        None
     }
 
     /// True if an opened file's metadata still belong to what was seen.

@@ -1,5 +1,7 @@
 //! Checks of beginning, writing, resuming and sealing.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use zoneward_sectors::ids::CopyId;
 
 use super::{Checks, Done, Stop, Store, bytes, join, refused, same, want};
@@ -10,6 +12,7 @@ pub(super) const CHECKS: Checks = &[
     ("a sector of no bytes", no_bytes),
     ("a resumed sector goes on at its offset", resume),
     ("parallel writes at many offsets", parallel_writes),
+    ("threads that each take the next stretch", ordered_writes),
     ("a wrong length is refused and incoming is kept", wrong_length),
     ("sealing twice changes nothing", seal_twice),
     ("a sealed sector of another length stays", seal_over_other_length),
@@ -72,6 +75,29 @@ fn parallel_writes(s: &Store) -> Done {
             mine.try_for_each(|(offset, piece)| writer.write_at(*offset, piece))
         };
         let lanes: Vec<_> = (0..8).map(|lane| scope.spawn(move || write(lane))).collect();
+        lanes.into_iter().try_for_each(|lane| Ok(join(lane)??))
+    })?;
+    incoming.seal(data.len() as u64)?;
+    s.holds(copy, &data)
+}
+
+fn ordered_writes(s: &Store) -> Done {
+    const PIECE: usize = 10_007;
+    if !s.target.capabilities().ordered_write {
+        return Err(Stop::Skipped("the target takes writes of one thread alone".to_owned()));
+    }
+    let (copy, data) = (CopyId::random(), bytes(9, 1_500_000));
+    let incoming = s.begin(copy)?;
+    let (writer, next) = (incoming.as_ref(), AtomicUsize::new(0));
+    let lane = || -> Result<(), TargetError> {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed) * PIECE;
+            let Some(rest) = data.get(at..).filter(|r| !r.is_empty()) else { return Ok(()) };
+            writer.write_at(at as u64, &rest[..rest.len().min(PIECE)])?;
+        }
+    };
+    std::thread::scope(|scope| -> Done {
+        let lanes: Vec<_> = (0..8).map(|_| scope.spawn(lane)).collect();
         lanes.into_iter().try_for_each(|lane| Ok(join(lane)??))
     })?;
     incoming.seal(data.len() as u64)?;

@@ -4,7 +4,6 @@ use std::fmt::Display;
 use std::io;
 
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::TargetId;
 
@@ -13,15 +12,9 @@ use crate::errors::{Op, TargetError};
 use crate::limits::MARKER_LEN_MAX;
 
 /// Its name in the target's folder.
-pub(super) const NAME: &str = "zoneward-target.json";
+pub(super) const NAME: &str = crate::marker::NAME;
 /// Where it is written before it is put in place.
 const NEW_NAME: &str = ".zoneward-target.json.new";
-
-#[derive(Serialize, Deserialize)]
-struct Marker {
-    format: u32,
-    target: TargetId,
-}
 
 /// The id in the marker; `None` if there is no marker.
 pub(super) fn read(root: &Dir, op: Op, what: &dyn Display) -> Result<Option<TargetId>, TargetError> {
@@ -38,17 +31,7 @@ pub(super) fn read(root: &Dir, op: Op, what: &dyn Display) -> Result<Option<Targ
     let mut bytes = vec![0u8; len as usize];
     let got = fsx::read_full_at(&file, &mut bytes, 0).map_err(io)?;
     bytes.truncate(got);
-    // The format is looked at alone first, so that a later release's marker is called by its name.
-    #[derive(Deserialize)]
-    struct Format {
-        format: u32,
-    }
-    let format: Format = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-    if format.format != 1 {
-        return Err(bad(format!("format {}: a newer release made it", format.format)));
-    }
-    let marker: Marker = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-    Ok(Some(marker.target))
+    crate::marker::parse(&bytes).map(Some).map_err(bad)
 }
 
 /// Puts a marker where there is none, durably. Somebody else's that came first wins: the caller reads it again.
@@ -62,8 +45,7 @@ pub(super) fn write(root: &Dir, id: TargetId, what: &dyn Display) -> Result<(), 
             return Err(TargetError::Foreign { op, what: format!("{NEW_NAME} in {what}"), reason });
         }
     };
-    let bytes = format!("{{\"format\":1,\"target\":\"{id}\"}}\n");
-    replace_content(&file, bytes.as_bytes()).map_err(io)?;
+    replace_content(&file, crate::marker::render(id).as_bytes()).map_err(io)?;
     match root.rename_new(NEW_NAME, root, NAME) {
         Err(e) if e.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => root.remove(NEW_NAME).map_err(io)?,
         r => r.map_err(io)?,

@@ -1,6 +1,7 @@
 //! Three real nodes on tokio's paused clock, with real stores on disks in memory.
 
 mod real;
+mod timing;
 
 use tokio::time::sleep;
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use zoneward_sectors::ids::NodeId;
 
 use super::Seen;
+use super::eyes::Found;
 use crate::raft::{LogId, Role};
 
 #[derive(Default)]
@@ -15,7 +16,7 @@ pub struct Leaders {
 }
 
 impl Leaders {
-    pub fn look(&mut self, seen: &Seen) {
+    pub fn look(&mut self, seen: &Seen, found: &mut Found) {
         self.newest = self.newest.max(seen.head.applied);
         let Some(vote) = seen.head.vote.filter(|v| v.is_committed()) else { return };
         let (term, node) = (vote.leader_id().term, vote.leader_id().node_id);
@@ -23,6 +24,13 @@ impl Leaders {
             return;
         }
         let earlier = self.newest.filter(|id| (id.leader_id.term, id.leader_id.node_id) < (term, node));
-        assert!(seen.head.last >= earlier, "{node} leads in {term} and its log ends before {earlier:?}");
+        found.demand(seen.head.last >= earlier, "C1", || {
+            format!("{node} leads in {term} and its log ends before {earlier:?}")
+        });
+    }
+
+    /// How many leaders there were.
+    pub fn count(&self) -> u64 {
+        self.known.len() as u64
     }
 }

@@ -2,21 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::Seen;
+use zoneward_sectors::ids::NodeId;
+
+use super::eyes::Found;
 use crate::raft::LogId;
 
 #[derive(Default)]
 pub struct Logs(BTreeMap<u64, LogId>);
 
 impl Logs {
-    pub fn look(&mut self, seen: &Seen) {
-        for id in &seen.applied {
-            let first = *self.0.entry(id.index).or_insert(*id);
-            assert_eq!(first, *id, "{} applied another entry {} than was applied before", seen.node, id.index);
-        }
-        if let Some(id) = seen.head.applied {
-            let first = *self.0.entry(id.index).or_insert(id);
-            assert_eq!(first, id, "{} is at another entry {}", seen.node, id.index);
-        }
+    pub fn applied(&mut self, node: NodeId, id: LogId, found: &mut Found) {
+        let first = *self.0.entry(id.index).or_insert(id);
+        found.demand(first == id, "C1", || format!("{node} applied {id} where {first} was applied before"));
     }
 }

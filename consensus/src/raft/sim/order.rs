@@ -1,11 +1,12 @@
 //! C1, order: purged ≤ snapshot, purged ≤ applied ≤ last; and term, vote, purged never go back, over crashes too; applied
-//! does not while the node lives.
+//! and committed do not while the node lives.
 
 use std::collections::BTreeMap;
 
 use zoneward_sectors::ids::NodeId;
 
 use super::Seen;
+use super::eyes::Found;
 use crate::raft::LogId;
 use crate::store::tables::Head;
 
@@ -17,22 +18,23 @@ fn index(id: Option<LogId>) -> Option<u64> {
 }
 
 impl Order {
-    pub fn look(&mut self, seen: &Seen) {
+    pub fn look(&mut self, seen: &Seen, found: &mut Found) {
         let (who, h) = (seen.node, &seen.head);
-        assert!(h.purged <= h.applied, "{who}: purged {:?} beyond applied {:?}", h.purged, h.applied);
-        assert!(index(h.applied) <= index(h.last), "{who}: applied {:?} beyond the log's end {:?}", h.applied, h.last);
+        let mut demand = |so, what: &str| found.demand(so, "C1", || format!("{who}: {what}: {h:?}"));
+        demand(h.purged <= h.applied, "entries are gone that were not applied");
+        demand(index(h.applied) <= index(h.last), "applied beyond the log's end");
         if let Some(snapshot) = &h.snapshot {
-            assert!(snapshot.last_log_id <= h.applied, "{who}: a snapshot of what was not applied");
-            assert!(h.purged <= snapshot.last_log_id, "{who}: entries are gone that no snapshot has");
+            demand(snapshot.last_log_id <= h.applied, "a snapshot of what was not applied");
+            demand(h.purged <= snapshot.last_log_id, "entries are gone that no snapshot has");
         } else {
-            assert!(h.purged.is_none(), "{who}: entries are gone and there is no snapshot");
+            demand(h.purged.is_none(), "entries are gone and there is no snapshot");
         }
         if let Some((life, old)) = self.0.insert(who, (seen.life, h.clone())) {
-            assert!(old.vote <= h.vote, "{who}: the vote went back from {:?} to {:?}", old.vote, h.vote);
-            assert!(old.purged <= h.purged, "{who}: purged entries are back");
+            demand(old.vote <= h.vote, "the vote went back");
+            demand(old.purged <= h.purged, "purged entries are back");
             if life == seen.life {
-                assert!(old.applied <= h.applied, "{who}: applied went back");
-                assert!(old.committed <= h.committed, "{who}: committed went back");
+                demand(old.applied <= h.applied, "applied went back");
+                demand(old.committed <= h.committed, "committed went back");
             }
         }
     }

@@ -61,7 +61,7 @@ pub(super) fn log(commands: &[Command]) -> Vec<LogEntry> {
 pub(super) fn hashes(log: &[LogEntry]) -> Vec<Digest> {
     let mut state = State::default();
     let step = |e| {
-        ledger::run(&mut state, std::slice::from_ref(e)).unwrap();
+        ledger::run(None, &mut state, std::slice::from_ref(e)).unwrap();
         hash(&state)
     };
     log.iter().map(step).collect()

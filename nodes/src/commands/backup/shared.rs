@@ -30,7 +30,7 @@ const LOOK_MS: u64 = 250;
 /// What still waits after so long without any change is left to the daemons.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-pub fn backup(g: &Global, out: Out, mut zone: Zone, request: &BackupRequest) -> Result<i32, Failure> {
+pub fn backup(g: &Global, out: Out, zone: &mut Zone, request: &BackupRequest) -> Result<i32, Failure> {
     let started = Instant::now();
     let client = serving(g).ok_or_else(|| Failure::new(2007, exit::FAILED, "the daemon has just stopped"))?;
     let running = zone.state().running().map(|c| (c.id, c.seq));
@@ -46,7 +46,7 @@ pub fn backup(g: &Global, out: Out, mut zone: Zone, request: &BackupRequest) -> 
             id
         }
     };
-    let waits = attend(g, &client, &mut zone, checkpoint)?;
+    let waits = attend(g, &client, zone, checkpoint)?;
     let state = zone.state();
     if state.checkpoints.get(&checkpoint).is_some_and(|c| c.state == CheckpointState::Abandoned) {
         return Err(Failure::new(1409, exit::FAILED, "the checkpoint was given up meanwhile"));

@@ -92,3 +92,48 @@ fn a_trimmed_log_forgets_a_snapshot_that_ends_before_it() {
     let _ = Snapshots::open(dir.path(), None).unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+/// Of a zone of three voters one is left: the owner's word makes it the only voter, in a term that the others cannot reach.
+#[test]
+fn the_owner_makes_one_node_of_three_the_zone() {
+    use crate::quorum;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use zoneward_sectors::crypto::{Secret32, Signer, SigningKey};
+    let owner = SigningKey::from_seed(&Secret32([7; 32]));
+    let mut begin = s::begin();
+    for c in &mut begin {
+        if let Command::CreateZone { owner_sign_public, .. } = c {
+            *owner_sign_public = STANDARD.encode(owner.public_key());
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Trial::default();
+    drop(fed(&disk, dir.path(), &log(&begin)));
+    let mut store = Store::open_on(same_bytes(&disk)).unwrap();
+    let zone = store.state().zone.clone().unwrap();
+    let before = store.ledger.head.clone();
+    let command = |generation, key: &SigningKey, node| {
+        let signature = STANDARD.encode(key.sign(&quorum::message(zone.id, generation, node)));
+        Command::RecoverQuorum { generation, signature }
+    };
+    let other = SigningKey::from_seed(&Secret32([8; 32]));
+    for bad in [command(1, &other, s::node()), command(2, &owner, s::node()), command(1, &owner, NodeId::from(9))] {
+        let e = quorum::recover(&mut store, 5000, s::node(), bad).unwrap_err();
+        assert!(matches!(e, StoreError::Refused(_)), "{e:?}");
+        assert_eq!((store.ledger.head.vote, store.ledger.head.last), (before.vote, before.last), "nothing was changed");
+    }
+    let foreign = quorum::recover(&mut store, 5000, NodeId::from(9), command(1, &owner, NodeId::from(9)));
+    assert!(matches!(foreign, Err(StoreError::Foreign { .. })), "{foreign:?}");
+    quorum::recover(&mut store, 5000, s::node(), command(1, &owner, s::node())).unwrap();
+    let state = store.state().clone();
+    assert_eq!(state.zone.as_ref().map(|z| z.generation), Some(1));
+    assert!(store.membership().voter_ids().eq([s::node()]));
+    let term = store.ledger.head.vote.unwrap().leader_id().term;
+    assert!(term > before.vote.map_or(0, |v| v.leader_id().term) + 1000, "{term}");
+    // It goes on alone from here, and what it wrote is there after the next start.
+    store.propose(6000, s::node(), s::add_target(9, None)).unwrap();
+    let again = quorum::recover(&mut store, 7000, s::node(), command(1, &owner, s::node()));
+    assert!(matches!(again, Err(StoreError::Refused(_))), "each generation once: {again:?}");
+    quorum::recover(&mut store, 7000, s::node(), command(2, &owner, s::node())).unwrap();
+}

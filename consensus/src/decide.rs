@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use zoneward_consensus::command::Command;
-use zoneward_consensus::limits::LEASE_MS;
-use zoneward_consensus::model::{Standing, State};
-use zoneward_consensus::plan::{Work, is_staged, plan};
-use zoneward_sectors::ids::NodeId;
+use zoneward_sectors::ids::{CheckpointId, NodeId};
+
+use crate::command::Command;
+use crate::limits::LEASE_MS;
+use crate::model::{RawSector, SectorState, Standing, State};
+use crate::plan::{Work, is_staged, plan};
 
 /// Entries that a learner may be behind and still get a vote.
 const LAG_MAX: u64 = 100;
@@ -20,6 +21,8 @@ pub struct Facts {
     pub leading: Duration,
     /// For how long each member has not answered; `None`: it never did.
     pub silence: BTreeMap<NodeId, Option<Duration>>,
+    /// Who led before, and for how long it has not spoken.
+    pub deposed: Option<(NodeId, Duration)>,
     pub voters: BTreeSet<NodeId>,
     /// Entries that each other node does not have yet; `None`: it never answered.
     pub lag: BTreeMap<NodeId, Option<u64>>,
@@ -27,6 +30,7 @@ pub struct Facts {
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // A few at a time, each used at once.
 pub enum Act {
     Propose(Command),
     /// Give this node a vote.
@@ -34,17 +38,21 @@ pub enum Act {
 }
 
 impl Facts {
-    /// Whether a node is silent for longer than a lease lasts. A new leader grants everybody a full period first.
+    /// Whether a node is silent for longer than a lease lasts. A new leader grants everybody a full period first, except
+    /// the leader before it, whose silence is what it was elected for.
     fn is_silent(&self, node: NodeId) -> bool {
         let lease = Duration::from_millis(LEASE_MS);
+        let answered = self.silence.get(&node).copied().flatten();
+        if node != self.me && self.deposed.is_some_and(|(id, since)| id == node && since > lease) {
+            // It may have come back and answer by now.
+            return answered.is_none_or(|s| s > lease);
+        }
         if node == self.me || self.leading <= lease {
             return false;
         }
-        self.silence.get(&node).copied().flatten().is_none_or(|s| s > lease)
+        answered.is_none_or(|s| s > lease)
     }
-}
 
-impl Facts {
     /// Whether no other node answers.
     fn is_alone(&self) -> bool {
         let lease = Duration::from_millis(LEASE_MS);
@@ -60,6 +68,11 @@ pub fn decide(state: &State, facts: &Facts) -> Vec<Act> {
     }
     for w in plan(state, 0) {
         match w {
+            // Left open by a process that worked in this home alone and was cut: nobody goes on with them.
+            Work::StoreCheckpoint { checkpoint } if left_open(state, checkpoint).next().is_some() => {
+                let open = left_open(state, checkpoint).map(|s| Act::Propose(Command::AbandonSector { sector: s.id }));
+                acts.extend(open);
+            }
             // Its sectors lie where another node can go on with them, if there is another node.
             Work::StoreCheckpoint { checkpoint } if facts.is_alone() || is_staged(state, checkpoint) => {
                 acts.push(Act::Propose(Command::StoreCheckpoint { checkpoint }));
@@ -72,6 +85,12 @@ pub fn decide(state: &State, facts: &Facts) -> Vec<Act> {
     }
     acts.extend(promotion(state, facts).map(Act::Promote));
     acts
+}
+
+/// Sectors of a checkpoint that are open under no lease.
+fn left_open(state: &State, checkpoint: CheckpointId) -> impl Iterator<Item = &RawSector> {
+    let open = move |s: &&RawSector| s.checkpoint == checkpoint && s.state == SectorState::Open && s.lease.is_none();
+    state.sectors.values().filter(open)
 }
 
 /// Who should get a vote next, if anyone. Two votes are worse than one: either node's loss would stop both. So votes go
@@ -105,7 +124,7 @@ mod tests {
     fn state(nodes: u8) -> State {
         let mut state = State::default();
         for i in 1..=nodes {
-            let node = zoneward_consensus::model::Node {
+            let node = crate::model::Node {
                 id: n(i),
                 name: format!("n{i}"),
                 public_key: String::new(),
@@ -126,6 +145,7 @@ mod tests {
             me: n(1),
             leading: ms(60_000),
             silence: (2..=nodes).map(|i| (n(i), Some(ms(10)))).collect(),
+            deposed: None,
             voters: (1..=voters).map(n).collect(),
             lag: (2..=nodes).map(|i| (n(i), Some(0))).collect(),
         }
@@ -163,15 +183,30 @@ mod tests {
     }
 
     #[test]
+    fn what_a_cut_process_left_open_is_given_up_before_its_checkpoint_is_closed() {
+        use crate::samples as s;
+        let mut v = s::begin();
+        v.push(s::open_checkpoint(1, crate::model::CheckpointKind::Full, &[1]));
+        v.extend([s::open_sector(1, 1, false, 1), s::finish_task(1, 1)]);
+        let mut state = State::default();
+        s::all_done(&mut state, &v);
+        let f = facts(1, 1);
+        let acts = decide(&state, &f);
+        assert_eq!(acts, [Act::Propose(Command::AbandonSector { sector: s::sector(1) })]);
+        for (i, act) in acts.into_iter().enumerate() {
+            let Act::Propose(command) = act else { panic!("{act:?}") };
+            let index = state.revision + 1 + i as u64;
+            let (outcome, _) = crate::apply::apply(&mut state, index, 5000, s::node(), &command);
+            assert_eq!(outcome, crate::apply::Outcome::Done);
+        }
+        let close = Command::StoreCheckpoint { checkpoint: s::checkpoint(1) };
+        assert_eq!(decide(&state, &f), [Act::Propose(close)]);
+    }
+
+    #[test]
     fn leases_end_with_silence_but_not_under_a_new_leader() {
         let mut s = state(3);
-        let lease = |epoch, node| zoneward_consensus::model::Lease {
-            epoch,
-            node,
-            incarnation: 1,
-            work: Vec::new(),
-            since_ms: 0,
-        };
+        let lease = |epoch, node| crate::model::Lease { epoch, node, incarnation: 1, work: Vec::new(), since_ms: 0 };
         s.leases.insert(5, lease(5, n(2)));
         s.leases.insert(6, lease(6, n(3)));
         s.leases.insert(7, lease(7, n(1)));
@@ -182,5 +217,12 @@ mod tests {
         assert_eq!(decide(&s, &f).len(), 2, "a node that never answered is silent");
         f.leading = Duration::from_millis(LEASE_MS);
         assert_eq!(decide(&s, &f), []);
+        // The leader before was heard last before it fell; what it held is free as soon as that is long enough ago.
+        f.deposed = Some((n(2), Duration::from_millis(LEASE_MS)));
+        assert_eq!(decide(&s, &f), []);
+        f.deposed = Some((n(2), Duration::from_millis(LEASE_MS + 1)));
+        assert_eq!(decide(&s, &f), [Act::Propose(Command::EndLease { epoch: 5 })]);
+        f.silence.insert(n(2), Some(Duration::from_millis(3)));
+        assert_eq!(decide(&s, &f), [], "it is back");
     }
 }

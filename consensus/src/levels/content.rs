@@ -1,0 +1,164 @@
+//! What the zone holds of each source, and which sectors that lies in.
+//!
+//! A catalog's layers say in their parts which sectors belong to a source. Content may also lie in sectors of the same
+//! source that an earlier layer brought, as far back as the last checkpoint of kind full, which relies on nothing before
+//! it: all these are counted. Only pieces that two sources have in common are not seen from here; `check` sees them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use zoneward_sectors::ids::{SectorId, SourceId, TargetId};
+
+use super::Cause;
+use crate::model::{CheckpointKind, CopyState, State, TaskState};
+
+/// What a source held at one checkpoint.
+#[derive(Debug)]
+pub struct Version {
+    /// Number of the checkpoint.
+    pub seq: u64,
+    pub as_of_ms: u64,
+    /// Numbers of the checkpoints in whose layers its content lies.
+    layers: RangeInclusive<u64>,
+}
+
+/// All that is stored of one source.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// Newest first.
+    pub versions: Vec<Version>,
+    /// Sectors by the number of the checkpoint whose layer they are part of.
+    sectors: BTreeMap<u64, BTreeSet<SectorId>>,
+}
+
+impl Held {
+    /// The sectors that a version may need.
+    pub fn needs(&self, version: &Version) -> BTreeSet<SectorId> {
+        self.sectors.range(version.layers.clone()).flat_map(|(_, s)| s.iter().copied()).collect()
+    }
+
+    /// The newest version of those made from what is `there`, and `fits`.
+    pub fn newest_of(&self, there: impl Fn(SectorId) -> bool, fits: impl Fn(&Version) -> bool) -> Option<&Version> {
+        let broken: BTreeSet<u64> =
+            self.sectors.iter().filter(|(_, s)| !s.iter().all(|s| there(*s))).map(|(seq, _)| *seq).collect();
+        self.versions.iter().find(|v| fits(v) && broken.range(v.layers.clone()).next().is_none())
+    }
+}
+
+/// What is stored, and where.
+#[derive(Debug)]
+pub struct Content {
+    held: BTreeMap<SourceId, Held>,
+    /// Targets with a stored copy.
+    on: BTreeMap<SectorId, BTreeSet<TargetId>>,
+    /// Nothing is held of a source that is not named above.
+    nothing: Held,
+}
+
+impl Content {
+    pub fn of(state: &State) -> Self {
+        let mut on: BTreeMap<SectorId, BTreeSet<TargetId>> = BTreeMap::new();
+        for c in state.copies.values().filter(|c| c.is_stored() && state.targets.contains_key(&c.target)) {
+            on.entry(c.sector).or_default().insert(c.target);
+        }
+        Self { held: held(state), on, nothing: Held::default() }
+    }
+
+    pub fn of_source(&self, source: SourceId) -> &Held {
+        self.held.get(&source).unwrap_or(&self.nothing)
+    }
+
+    /// The targets that hold a copy of a sector.
+    pub fn targets_of(&self, sector: SectorId) -> impl Iterator<Item = TargetId> {
+        self.on.get(&sector).into_iter().flatten().copied()
+    }
+
+    /// Sectors that the newest content of the zone's sources lies in.
+    pub fn in_use(&self, state: &State) -> BTreeSet<SectorId> {
+        let newest = state.sources.keys().map(|s| self.of_source(*s));
+        newest.filter_map(|h| h.versions.first().map(|v| h.needs(v))).flatten().collect()
+    }
+
+    /// What is to be known of copies that sectors in use still lack, if they do.
+    pub fn missing(&self, state: &State) -> Option<Cause> {
+        let (mut copies, mut short) = (0, false);
+        for s in self.in_use(state).iter().filter_map(|s| state.sectors.get(s)) {
+            let lacks = u64::from(s.copies_wanted).saturating_sub(self.targets_of(s.id).count() as u64);
+            copies += lacks;
+            short |= lacks > self.room(state, s.id);
+        }
+        (copies > 0).then_some(Cause::CopiesMissing { copies, short })
+    }
+
+    /// How many more copies of a sector the zone's targets have room for: one for each target and failure domain.
+    fn room(&self, state: &State, sector: SectorId) -> u64 {
+        let domain = |t: &TargetId| state.targets.get(t).and_then(|t| t.domain.as_deref());
+        let mut used: Vec<TargetId> = self.targets_of(sector).collect();
+        let before = used.len();
+        for t in state.usable_targets() {
+            if used.iter().all(|u| *u != t.id && (t.domain.is_none() || domain(u) != t.domain.as_deref())) {
+                used.push(t.id);
+            }
+        }
+        (used.len() - before) as u64
+    }
+
+    /// Copies that are damaged or lost and not replaced: neither on their target nor, in number, elsewhere.
+    pub fn damaged(&self, state: &State) -> u64 {
+        let system = crate::plan::newest_system(state).map(|s| s.id);
+        let mut used = self.in_use(state);
+        used.extend(system);
+        let bad = state.copies.values().filter(|c| matches!(c.state, CopyState::Damaged | CopyState::Lost));
+        let open = bad.filter(|c| used.contains(&c.sector)).filter(|c| {
+            let wanted = state.sectors.get(&c.sector).map_or(0, |s| usize::from(s.copies_wanted));
+            self.targets_of(c.sector).all(|t| t != c.target) && self.targets_of(c.sector).count() < wanted
+        });
+        open.count() as u64
+    }
+
+    /// Sectors of which nothing is left and that only older content, or content of removed sources, lies in.
+    pub fn damaged_before(&self, state: &State) -> u64 {
+        let used = self.in_use(state);
+        let all = self.held.values().filter(|h| !h.versions.is_empty()).flat_map(|h| h.sectors.values().flatten());
+        let gone: BTreeSet<SectorId> =
+            all.copied().filter(|s| !used.contains(s) && self.targets_of(*s).next().is_none()).collect();
+        gone.len() as u64
+    }
+
+    /// The newest checkpoint that these targets can tell of by themselves: its system data lies there.
+    pub fn told_by(&self, state: &State, target: impl Fn(TargetId) -> bool) -> u64 {
+        let systems = state.sectors.values().filter(|s| s.system && s.is_sealed());
+        let there = systems.filter(|s| self.targets_of(s.id).any(&target));
+        there.filter_map(|s| state.checkpoints.get(&s.checkpoint)).map(|c| c.seq).max().unwrap_or(0)
+    }
+}
+
+fn held(state: &State) -> BTreeMap<SourceId, Held> {
+    let seq_of = |id| state.checkpoints.get(&id).map(|c| c.seq);
+    let mut all: BTreeMap<SourceId, Held> = BTreeMap::new();
+    for l in state.layers.values() {
+        let Some(seq) = seq_of(l.checkpoint) else { continue };
+        let sectors = all.entry(l.source).or_default().sectors.entry(seq).or_default();
+        sectors.extend(l.parts.iter().map(|p| p.sector));
+    }
+    // Numbers of the checkpoints that stored a source anew.
+    let mut anew: BTreeMap<SourceId, BTreeSet<u64>> = BTreeMap::new();
+    for c in state.complete() {
+        for t in &c.tasks {
+            if c.kind == CheckpointKind::Full && t.state == TaskState::Done {
+                anew.entry(t.source).or_default().insert(c.seq);
+            }
+            let held = all.entry(t.source).or_default();
+            // What was taken over from an earlier checkpoint is that one's.
+            if held.versions.last().is_some_and(|v| v.as_of_ms == t.as_of_ms && t.state == TaskState::Carried) {
+                continue;
+            }
+            let chain = t.layers.iter().filter_map(|l| state.layers.get(l)).filter_map(|l| seq_of(l.checkpoint));
+            let last = chain.max().unwrap_or(c.seq);
+            let first = anew.get(&t.source).and_then(|a| a.range(..=last).next_back()).copied().unwrap_or(0);
+            held.versions.push(Version { seq: c.seq, as_of_ms: t.as_of_ms, layers: first..=last });
+        }
+    }
+    all.values_mut().for_each(|h| h.versions.reverse());
+    all
+}

@@ -1,0 +1,195 @@
+//! What the program takes care of beside its main job: settings, secrets, terminals, other people's files.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bench;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Stdio;
+
+use bench::{Bench, PASSPHRASE};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
+
+fn sources(b: &Bench) -> serde_json::Value {
+    let o = b.run(&["--json", "source", "ls"]);
+    serde_json::from_slice::<serde_json::Value>(&o.stdout).unwrap()["sources"].clone()
+}
+
+#[test]
+fn what_was_only_tried_or_refused_changes_no_setting() {
+    let b = Bench::new();
+    fs::write(b.path("src/a"), b"a").unwrap();
+    b.init();
+    b.expect(0, &["backup", "--dry-run", "src"]);
+    assert_eq!(sources(&b), serde_json::json!([]), "a try made a source");
+    b.expect(0, &["backup", "src"]);
+    let before = sources(&b);
+    b.expect(0, &["backup", "-n", "src", "--exclude", "*.tmp", "--priority", "9"]);
+    assert_eq!(sources(&b), before);
+    fs::rename(b.path("src/a"), b.path("a")).unwrap();
+    b.expect(4, &["backup", "src", "--exclude", "*.tmp"]);
+    assert_eq!(sources(&b), before, "a refused backup changed a setting");
+    // One of two is refused; the other keeps what was said of it.
+    fs::create_dir(b.path("other")).unwrap();
+    fs::write(b.path("other/o"), b"o").unwrap();
+    b.expect(4, &["backup", "src", "other", "--priority", "7"]);
+    let after = sources(&b);
+    let of = |name: &str| {
+        let mut all = after.as_array().unwrap().iter();
+        all.find(|s| s["path"].as_str().unwrap().ends_with(name)).unwrap()["priority"].clone()
+    };
+    assert_eq!((of("src"), of("other")), (0.into(), 7.into()));
+    fs::rename(b.path("a"), b.path("src/a")).unwrap();
+    b.expect(0, &["backup", "src", "--exclude", "*.tmp"]);
+    assert_eq!(sources(&b).to_string().matches("*.tmp").count(), 1);
+}
+
+#[test]
+fn settings_without_a_path_are_a_slip() {
+    let b = Bench::new();
+    b.init();
+    fs::write(b.path("src/a"), b"a").unwrap();
+    b.expect(0, &["backup", "src"]);
+    for option in [&["--exclude", "x"][..], &["--priority", "3"], &["--one-file-system"], &["--copies", "2"]] {
+        let all = b.expect(2, &[&["backup"], option].concat());
+        assert!(all.contains("PATH"), "{all}");
+    }
+}
+
+#[test]
+fn a_slip_of_the_hand_is_said_in_json_too() {
+    let b = Bench::new();
+    let o = b.run(&["--json", "restore"]);
+    assert_eq!(o.status.code(), Some(2));
+    let said: serde_json::Value = serde_json::from_slice(&o.stdout).unwrap();
+    assert_eq!((&said["type"], &said["code"], &said["exit"]), (&"error".into(), &"ZW-1703".into(), &2.into()));
+    b.init();
+    let o = b.run(&["--json", "source", "ls"]);
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&o.stdout).unwrap()["type"], "answer");
+}
+
+#[test]
+fn keys_are_kept_away_from_targets() {
+    let b = Bench::new();
+    let home = b.path("zone");
+    let all = b.expect(4, &["init", "--target", home.parent().unwrap().to_str().unwrap()]);
+    assert!(all.contains("ZW-1007"), "{all}");
+    let all = b.expect(4, &["init", "--target", "target", "--kit", "target/kit.html"]);
+    assert!(all.contains("ZW-1112"), "{all}");
+    assert!(!home.exists() && !b.path("target").exists(), "a refused init left something");
+    b.init();
+    let kit = b.path("target/kit.html");
+    let all = b.expect(4, &["key", "show-recovery", "--kit", kit.to_str().unwrap()]);
+    assert!(all.contains("ZW-1112") && !kit.exists(), "{all}");
+    let all = b.expect(4, &["target", "add", home.to_str().unwrap()]);
+    assert!(all.contains("ZW-1007"), "{all}");
+}
+
+#[test]
+fn a_check_looks_at_the_owners_files_at_home() {
+    let b = Bench::new();
+    b.init();
+    fs::write(b.path("src/a"), b"a").unwrap();
+    b.expect(0, &["backup", "src"]);
+    b.expect(0, &["check"]);
+    let kit = b.path("zone/recovery-kit.html");
+    fs::set_permissions(&kit, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(b.expect(5, &["check"]).contains("chmod 600"));
+    fs::remove_file(&kit).unwrap();
+    b.expect(0, &["check"]);
+    fs::remove_file(b.path("zone/owner-key.json")).unwrap();
+    assert!(b.expect(5, &["check"]).contains("owner-key.json"));
+}
+
+#[test]
+fn names_are_found_however_they_are_spelled() {
+    let b = Bench::new();
+    b.init();
+    fs::create_dir(b.path("src/d")).unwrap();
+    fs::write(b.path("src/d/a"), b"content").unwrap();
+    b.expect(0, &["backup", "src"]);
+    for name in ["src/d/a", "./src/./d//a", "src/d/../d/a"] {
+        assert!(b.expect(0, &["ls", "latest", name]).contains("src/d/a"), "{name}");
+        assert_eq!(b.expect(0, &["cat", "latest", name]), "content");
+    }
+    b.expect(0, &["restore", "latest", "src/d/", "--to", "out"]);
+    assert_eq!(fs::read(b.restored("out").join("d/a")).unwrap(), b"content");
+    b.expect(0, &["source", "remove", "src/d/.."]);
+}
+
+#[test]
+fn further_names_of_a_file_outside_keep_their_mode() {
+    let b = Bench::new();
+    b.init();
+    fs::write(b.path("src/a"), b"content").unwrap();
+    fs::set_permissions(b.path("src/a"), fs::Permissions::from_mode(0o600)).unwrap();
+    b.expect(0, &["backup", "src"]);
+    b.expect(0, &["restore", "latest", "--to", "out"]);
+    let (inside, outside) = (b.restored("out").join("a"), b.path("elsewhere"));
+    fs::hard_link(&inside, &outside).unwrap();
+    fs::set_permissions(&outside, fs::Permissions::from_mode(0o644)).unwrap();
+    b.expect(0, &["restore", "latest", "--to", "out"]);
+    let (i, o) = (fs::metadata(&inside).unwrap(), fs::metadata(&outside).unwrap());
+    assert_eq!((i.mode() & 0o777, o.mode() & 0o777), (0o600, 0o644));
+    assert_ne!(i.ino(), o.ino());
+}
+
+/// Types at a question on a terminal; answers the exit code and what the terminal showed.
+fn typed(b: &Bench, args: &[&str], keys: &[u8]) -> (Option<i32>, String) {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let open = || fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let side = open();
+    let mut child = b.command(args);
+    child.env_remove("ZONEWARD_PASSPHRASE").stdin(open()).stdout(Stdio::null()).stderr(open());
+    let mut child = child.spawn().unwrap();
+    let mut terminal = fs::File::from(terminal);
+    // Once it asks it has made the terminal silent, or is about to: keys that come before count for nothing.
+    let (mut shown, mut buf) = (Vec::new(), [0u8; 1024]);
+    let silent = || !tcgetattr(side.as_fd()).unwrap().local_modes.contains(LocalModes::ECHO);
+    while !silent() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended without a question");
+        std::thread::yield_now();
+    }
+    terminal.write_all(keys).unwrap();
+    let code = child.wait().unwrap().code();
+    assert!(!silent(), "the terminal no longer shows what is typed");
+    while !shown.ends_with(b"\n") || shown.is_empty() {
+        let n = terminal.read(&mut buf).unwrap();
+        shown.extend_from_slice(&buf[..n]);
+    }
+    (code, String::from_utf8_lossy(&shown).into_owned())
+}
+
+#[test]
+fn a_question_leaves_the_terminal_as_it_was() {
+    let b = Bench::new();
+    b.init();
+    let kit = b.path("kit.html");
+    let args = ["key", "show-recovery", "--kit", kit.to_str().unwrap()];
+    let (code, shown) = typed(&b, &args, b"half a secr\x03");
+    assert_eq!(code, Some(130), "{shown}");
+    assert!(!shown.contains("secr") && !kit.exists());
+    let (code, shown) = typed(&b, &args, format!("wrong\x15{PASSPHRASE}\r").as_bytes());
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(!shown.contains(PASSPHRASE) && kit.exists());
+}
+
+#[test]
+fn nobody_to_tell_is_no_reason_to_break_off() {
+    let b = Bench::new();
+    b.init();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    for args in [&[][..], &["no-such-command"], &["--json", "nonsense"], &["completions", "bash"]] {
+        let code = b.command(args).stdout(Stdio::null()).stderr(full()).status().unwrap().code();
+        assert!(matches!(code, Some(0 | 2)), "{args:?}: {code:?}");
+    }
+    let code = b.command(&["completions", "bash"]).stdout(full()).stderr(Stdio::null()).status().unwrap().code();
+    assert_eq!(code, Some(1));
+}

@@ -1,0 +1,275 @@
+//! The `s3://` adapter: a bucket, or a folder in one, with the names of `docs/format.md` section 1 as keys.
+//!
+//! A sector grows as a multipart upload under its final key and becomes visible, whole, when the upload is completed. What
+//! is on the way is known by an object `incoming/<copy>`: it names the upload, so that any node that opens the sector asks
+//! the store for the parts it holds and goes on behind them. A bucket's own rule that aborts unfinished uploads after some
+//! days tidies up what no node comes back to.
+
+mod client;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use zoneward_sectors::ids::{CopyId, TargetId, ZoneAlias};
+use zoneward_sectors::limits::CLASS_LOG2_MAX;
+
+use self::client::{Client, Page};
+use crate::credentials::Credentials;
+use crate::directory::Existing;
+use crate::errors::{Op, TargetError};
+use crate::limits::{MARKER_LEN_MAX, NAMES_MAX, OBJECT_LEN_MAX, PAGES_MAX};
+use crate::marker;
+use crate::net::parts::{Which, discard};
+use crate::net::place::{self, exact};
+use crate::net::{Held, PartWriter, wait};
+use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target};
+use crate::url::S3Url;
+
+/// A bucket, or a folder in one, that keeps sectors.
+pub struct S3Target {
+    client: Arc<Client>,
+    id: TargetId,
+}
+
+/// What the adapter and its open sectors share is the client; this runs one of its requests.
+fn run<T: Send + 'static, F>(
+    client: &Arc<Client>,
+    op: Op,
+    what: &str,
+    f: impl FnOnce(Arc<Client>) -> F,
+) -> Result<T, TargetError>
+where
+    F: Future<Output = Result<T, TargetError>> + Send + 'static,
+{
+    wait(f(client.clone())).map_err(|source| TargetError::Io { op, what: what.to_owned(), source })?
+}
+
+fn sector_key(alias: ZoneAlias, copy: CopyId) -> String {
+    format!("{}/{}", place::sectors(alias), place::sector_name(copy))
+}
+
+fn incoming_key(alias: ZoneAlias, copy: CopyId) -> String {
+    format!("{}/{copy}", place::incoming(alias))
+}
+
+impl S3Target {
+    /// Makes the folder a target. One that carries this id already is opened; one that carries another is treated as
+    /// `existing` says.
+    pub fn create(
+        url: &S3Url,
+        id: TargetId,
+        existing: Existing,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, TargetError> {
+        let op = Op::CreateTarget;
+        let client = Arc::new(Client::new(url, credentials)?);
+        let what = client.url().to_owned();
+        if read_marker(&client, op)?.is_none() {
+            let bytes = marker::render(id);
+            let text = what.clone();
+            // If another was quicker, its marker counts.
+            run(&client, op, &what, |c| async move { c.put_new(op, &text, place::MARKER, bytes.into()).await })?;
+        }
+        match read_marker(&client, op)? {
+            Some(found) if found == id || existing == Existing::Adopt => Ok(Self { client, id: found }),
+            Some(found) => Err(TargetError::OtherTarget { op, what, found }),
+            None => Err(TargetError::Protocol { op, what, reason: "what was put is not there".to_owned() }),
+        }
+    }
+
+    /// Opens a target. With an id, another target's marker is refused; without, the marker tells the id.
+    pub fn open(url: &S3Url, id: Option<TargetId>, credentials: Option<&Credentials>) -> Result<Self, TargetError> {
+        let op = Op::OpenTarget;
+        let client = Arc::new(Client::new(url, credentials)?);
+        let away = |reason: String| TargetError::Unplugged { op, what: client.url().to_owned(), reason };
+        let found = read_marker(&client, op)?.ok_or_else(|| away(format!("it holds no {}", place::MARKER)))?;
+        if let Some(id) = id.filter(|id| *id != found) {
+            return Err(away(format!("it is the target {found}, not {id}")));
+        }
+        Ok(Self { client, id: found })
+    }
+
+    /// Bytes of content that this handle sent and received.
+    pub fn moved(&self) -> (u64, u64) {
+        self.client.moved()
+    }
+
+    fn run<T: Send + 'static, F>(&self, op: Op, what: &str, f: impl FnOnce(Arc<Client>) -> F) -> Result<T, TargetError>
+    where
+        F: Future<Output = Result<T, TargetError>> + Send + 'static,
+    {
+        run(&self.client, op, what, f)
+    }
+
+    /// All names below a folder, relative to it; with `folders`, the folders directly in it instead.
+    fn names(&self, folder: String, folders: bool) -> Result<Vec<(String, u64)>, TargetError> {
+        let what = folder.clone();
+        self.run(Op::List, &what, |c| async move {
+            let (mut all, mut token) = (Vec::new(), None);
+            for _ in 0..PAGES_MAX {
+                let Page { mut names, next } = c.page(&folder, folders, token).await?;
+                all.append(&mut names);
+                let len = all.len() as u64;
+                if all.len() > NAMES_MAX {
+                    return Err(TargetError::TooLarge { op: Op::List, what: folder, len, limit: NAMES_MAX as u64 });
+                }
+                match next {
+                    Some(next) => token = Some(next),
+                    None => return Ok(all),
+                }
+            }
+            // Pages without end and without names.
+            let reason = "its listing does not end".to_owned();
+            Err(TargetError::Protocol { op: Op::List, what: folder, reason })
+        })
+    }
+
+    fn sealed_len(&self, op: Op, alias: ZoneAlias, copy: CopyId) -> Result<Option<u64>, TargetError> {
+        let what = format!("sector {copy}");
+        let text = what.clone();
+        self.run(op, &what, |c| async move { c.len(op, &text, &sector_key(alias, copy)).await })
+    }
+}
+
+fn read_marker(client: &Arc<Client>, op: Op) -> Result<Option<TargetId>, TargetError> {
+    let what = client.url().to_owned();
+    let text = what.clone();
+    let got = run(client, op, &what, |c| async move { c.get(op, &text, place::MARKER, MARKER_LEN_MAX).await });
+    match got {
+        Ok(bytes) => marker::parse(&bytes).map(Some).map_err(|reason| TargetError::BadMarker { op, what, reason }),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+impl Target for S3Target {
+    fn id(&self) -> TargetId {
+        self.id
+    }
+
+    fn describe(&self) -> String {
+        self.client.url().to_owned()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            fixed_sectors: false,
+            max_class_log2: CLASS_LOG2_MAX,
+            resume: true,
+            // Nearly in order: see `limits::PARTS_OPEN_MAX`.
+            direct_write: true,
+            ordered_write: true,
+            free_bytes: None,
+        }
+    }
+
+    fn open(&self, alias: ZoneAlias, copy: CopyId) -> Result<Box<dyn Incoming>, TargetError> {
+        Ok(Box::new(PartWriter::open(self.client.clone(), alias, copy)?))
+    }
+
+    fn discard_incoming(&self, alias: ZoneAlias, copy: CopyId) -> Result<(), TargetError> {
+        let op = Op::Discard;
+        let what = Which { alias, copy }.incoming();
+        let Some(held) = Held::take(self.client.url(), alias, copy) else { return Err(TargetError::Busy { op, what }) };
+        let done = self.run(op, &what, |c| discard(c, op, Which { alias, copy }));
+        drop(held);
+        done
+    }
+
+    fn list_incoming(&self, alias: ZoneAlias) -> Result<Vec<CopyId>, TargetError> {
+        let names = self.names(place::incoming(alias), false)?;
+        let mut out: Vec<CopyId> = names.iter().filter_map(|(n, _)| exact(n)).collect();
+        out.sort_unstable();
+        Ok(out)
+    }
+
+    fn len(&self, alias: ZoneAlias, copy: CopyId) -> Result<Option<u64>, TargetError> {
+        self.sealed_len(Op::Read, alias, copy)
+    }
+
+    fn reader(&self, alias: ZoneAlias, copy: CopyId) -> Result<Box<dyn SectorReader>, TargetError> {
+        let what = format!("sector {copy}");
+        match self.sealed_len(Op::Read, alias, copy)? {
+            Some(len) => {
+                Ok(Box::new(S3Reader { client: self.client.clone(), key: sector_key(alias, copy), what, len }))
+            }
+            None => Err(TargetError::NotFound { op: Op::Read, what }),
+        }
+    }
+
+    fn list(&self, alias: ZoneAlias) -> Result<Listing, TargetError> {
+        let mut out = Listing::default();
+        for (name, len) in self.names(place::sectors(alias), false)? {
+            match place::sector_of(&name) {
+                Some(copy) => out.sectors.push((copy, len)),
+                None => out.foreign += 1,
+            }
+        }
+        out.sectors.sort_unstable();
+        out.sectors.dedup();
+        Ok(out)
+    }
+
+    fn list_zones(&self) -> Result<Vec<ZoneAlias>, TargetError> {
+        let names = self.names(place::ZONES.to_owned(), true)?;
+        let zones: BTreeSet<ZoneAlias> = names.iter().filter_map(|(n, _)| exact(n)).collect();
+        Ok(zones.into_iter().collect())
+    }
+
+    fn remove(&self, alias: ZoneAlias, copy: CopyId) -> Result<(), TargetError> {
+        let what = format!("sector {copy}");
+        let text = what.clone();
+        self.run(Op::Remove, &what, |c| async move { c.delete(Op::Remove, &text, &sector_key(alias, copy)).await })
+    }
+
+    fn put_object(&self, alias: ZoneAlias, name: ObjectName, bytes: &[u8]) -> Result<(), TargetError> {
+        let (op, what, len) = (Op::PutObject, place::object(alias, name), bytes.len() as u64);
+        if len > OBJECT_LEN_MAX {
+            return Err(TargetError::TooLarge { op, what, len, limit: OBJECT_LEN_MAX });
+        }
+        let (key, bytes) = (what.clone(), bytes.to_vec());
+        self.run(op, &what, |c| async move { c.put(op, &key, &key, bytes.into()).await })
+    }
+
+    fn get_object(&self, alias: ZoneAlias, name: ObjectName, limit: u64) -> Result<Vec<u8>, TargetError> {
+        let (op, what) = (Op::GetObject, place::object(alias, name));
+        let key = what.clone();
+        self.run(op, &what, |c| async move { Ok(c.get(op, &key, &key, limit).await?.to_vec()) })
+    }
+}
+
+struct S3Reader {
+    client: Arc<Client>,
+    key: String,
+    what: String,
+    len: u64,
+}
+
+impl SectorReader for S3Reader {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), TargetError> {
+        let (op, wanted, have) = (Op::Read, buf.len() as u64, self.len);
+        if offset.checked_add(wanted).is_none_or(|end| end > have) {
+            return Err(TargetError::Truncated { op, what: self.what.clone(), offset, wanted, have });
+        }
+        if buf.is_empty() {
+            return Ok(());
+        }
+        let (key, what) = (self.key.clone(), self.what.clone());
+        let bytes =
+            run(
+                &self.client,
+                op,
+                &self.what,
+                |c| async move { c.range(op, &what, &key, offset..offset + wanted).await },
+            )?;
+        buf.copy_from_slice(&bytes);
+        Ok(())
+    }
+}
