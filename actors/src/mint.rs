@@ -1,6 +1,6 @@
 //! Opening copies: a fresh data key, its header, and both in the zone's state before the first byte leaves.
 
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,13 +21,11 @@ use crate::zone::Zone;
 pub(crate) struct TargetOut {
     incoming: RwLock<Option<Box<dyn Incoming>>>,
     pace: Arc<Pace>,
-    /// A file takes one writer at a time: here the others sleep, in the kernel they would spin.
-    turn: Mutex<()>,
 }
 
 impl TargetOut {
     pub fn new(incoming: Box<dyn Incoming>, pace: Arc<Pace>) -> Arc<Self> {
-        Arc::new(Self { incoming: RwLock::new(Some(incoming)), pace, turn: Mutex::default() })
+        Arc::new(Self { incoming: RwLock::new(Some(incoming)), pace })
     }
 
     fn take(&self) -> Option<Box<dyn Incoming>> {
@@ -54,7 +52,7 @@ impl TargetOut {
 impl SectorOut for TargetOut {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
         self.pace.send(bytes.len());
-        let _turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
+        // Threads are in here together: a target that takes bytes in order lets a stretch wait for those before it.
         match &*self.incoming.read().unwrap_or_else(|e| e.into_inner()) {
             Some(i) => i.write_at(offset, bytes).map_err(std::io::Error::other),
             None => Err(std::io::Error::other("the sector is closed already")),
@@ -121,4 +119,60 @@ pub(crate) fn mint_copy(
     let t = zone.target(target).ok_or_else(|| ZoneError::NoTarget("it is not reachable".into()))?;
     let out = TargetOut::new(t.open(alias, copy)?, zone.pace().clone());
     Ok(Minted { copy, header, keys, out })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Condvar, Mutex};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A target that takes bytes in order, as one behind a network may.
+    #[derive(Clone, Default)]
+    struct Ordered(Arc<(Mutex<(u64, bool)>, Condvar)>);
+
+    impl Ordered {
+        fn wait_until(&self, fits: impl Fn(&(u64, bool)) -> bool) -> bool {
+            let state = self.0.0.lock().unwrap();
+            !self.0.1.wait_timeout_while(state, Duration::from_secs(60), |s| !fits(s)).unwrap().1.timed_out()
+        }
+    }
+
+    impl Incoming for Ordered {
+        fn offset(&self) -> u64 {
+            0
+        }
+
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), TargetError> {
+            self.0.0.lock().unwrap().1 |= offset > 0;
+            self.0.1.notify_all();
+            assert!(self.wait_until(|(end, _)| *end == offset), "the stretch before {offset} never came");
+            self.0.0.lock().unwrap().0 += bytes.len() as u64;
+            self.0.1.notify_all();
+            Ok(())
+        }
+
+        fn seal(self: Box<Self>, _: u64) -> Result<(), TargetError> {
+            Ok(())
+        }
+
+        fn abandon(self: Box<Self>) -> Result<(), TargetError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stretch_that_waits_for_its_turn_keeps_no_other_out() {
+        let target = Ordered::default();
+        let out = TargetOut::new(Box::new(target.clone()), Arc::default());
+        std::thread::scope(|scope| {
+            let later = scope.spawn(|| out.write_at(3, b"def"));
+            // The later stretch is in the target's hands before the first one sets out.
+            assert!(target.wait_until(|(_, waits)| *waits));
+            out.write_at(0, b"abc").unwrap();
+            later.join().unwrap().unwrap();
+        });
+        assert!(target.wait_until(|(end, _)| *end == 6));
+    }
 }

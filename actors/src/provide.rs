@@ -32,8 +32,8 @@ fn failed(what: &str, e: impl Into<ZoneError>) -> PackError {
     PackError::Provider(what.to_owned(), Some(Box::new(e.into())))
 }
 
-/// The target for a first copy: one that the packer can write to while it packs; a directory before one behind a network, because
-/// further copies are made from it; then the one with the most room.
+/// The target for a first copy: one that the packer can write to while it packs; a directory before one behind a
+/// network, because further copies are made from it; then the one with the most room.
 pub(crate) fn first_target(zone: &Zone) -> Result<TargetId, ZoneError> {
     let usable = zone.targets().iter().filter(|(id, t)| {
         let known = zone.state().targets.get(id);

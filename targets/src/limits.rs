@@ -85,8 +85,9 @@ pub const SEAL_TIME: Duration = Duration::from_secs(900);
 pub const RATE_MIN: u64 = 64 << 10;
 /// How long a server waits for the next bytes of an append.
 pub const APPEND_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// How long a stretch waits for the one before it, which another thread has in hand, while nothing comes.
-pub const TURN_TIME: Duration = Duration::from_secs(30);
+/// How long a stretch waits for the one before it, which another thread has in hand, while nothing comes: that thread may
+/// wait for its share of a narrow upload limit.
+pub const TURN_TIME: Duration = Duration::from_secs(1800);
 /// How long a writer's hold on a sector lasts without a sign of life.
 pub const WRITER_HOLD: Duration = Duration::from_secs(30);
 /// Sectors that may be in writers' hands at once: each is an open file.

@@ -5,8 +5,8 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 use zoneward_sectors::fsx;
@@ -28,6 +28,8 @@ pub(super) struct DirectoryIncoming {
     offset: u64,
     /// A write failed: what is there is unknown.
     failed: AtomicBool,
+    /// A file takes one writer at a time: here the others sleep, in the kernel they would spin.
+    writing: Mutex<()>,
 }
 
 /// The directories from a sealed sector up to the target's root.
@@ -63,7 +65,8 @@ impl DirectoryIncoming {
             }
         };
         let offset = u64::try_from(st.st_size).unwrap_or(0);
-        Ok(Self { shared: shared.clone(), alias, copy, incoming, name, file, offset, failed: AtomicBool::new(false) })
+        let (shared, failed, writing) = (shared.clone(), AtomicBool::new(false), Mutex::default());
+        Ok(Self { shared, alias, copy, incoming, name, file, offset, failed, writing })
     }
 
     fn io(&self, op: Op) -> impl Fn(io::Error) -> TargetError {
@@ -142,6 +145,7 @@ impl Incoming for DirectoryIncoming {
             let what = Place::Incoming(self.copy).to_string();
             return Err(TargetError::TooLarge { op: Op::Write, what, len: end, limit: SECTOR_LEN_MAX });
         }
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         fsx::write_all_at(&self.file, bytes, offset).map_err(|e| {
             self.failed.store(true, Ordering::SeqCst);
             self.io(Op::Write)(e)
