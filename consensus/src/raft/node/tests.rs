@@ -6,7 +6,7 @@ mod timing;
 use tokio::time::sleep;
 
 use super::*;
-use crate::raft::net::{Cluster, FAIR, n, until};
+use crate::raft::net::{Cluster, FAIR, Weather, n, until};
 use crate::samples::{self as s, hash};
 
 /// Node 1 with a new zone.
@@ -140,6 +140,31 @@ async fn a_node_far_behind_is_sent_a_snapshot() {
     cluster.crash(3).await;
     cluster.start(3).await;
     alike(&cluster.running()).await;
+}
+
+/// Power fails between the two steps of a removal; whoever asks for it again must not find a learner left over.
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_was_cut_in_its_middle_is_finished_when_it_is_asked_for_again() {
+    let mut cluster = Cluster::new(7, FAIR);
+    let leader = three(&mut cluster).await;
+    cluster.net.calm(Weather { delay_us: (20_000, 20_001), ..FAIR });
+    let asked = leader.clone();
+    let cut = tokio::spawn(async move { asked.remove(n(3)).await });
+    let joint = |c: &Consensus| c.0.raft.metrics().borrow().membership_config.membership().get_joint_config().len() > 1;
+    while !joint(&cluster.node(2)) {
+        sleep(Duration::from_millis(1)).await;
+    }
+    cut.abort();
+    cluster.crash(1).await;
+    cluster.net.calm(FAIR);
+    cluster.start(1).await;
+    let leads = |c: &Consensus| c.role() == Role::Leader;
+    until("somebody leads", || cluster.running().iter().any(leads)).await;
+    let leader = cluster.running().into_iter().find(leads).unwrap();
+    assert!(joint(&leader), "the removal was not cut in its middle");
+    leader.remove(n(3)).await.unwrap();
+    let m = leader.metrics();
+    assert_eq!((m.voters, m.learners), ([n(1), n(2)].into(), [].into()));
 }
 
 #[tokio::test(start_paused = true)]

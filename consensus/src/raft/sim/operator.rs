@@ -93,8 +93,8 @@ impl World {
             return;
         }
         let id = all[net.roll(all.len() as u64) as usize];
-        // As long as nobody else is down: a majority must be left.
-        if net.roll(2) == 0 && up.len() == all.len() {
+        // As long as nobody else is down, and a majority of the votes is left: else the zone is lost, whatever it does.
+        if net.roll(2) == 0 && up.len() == all.len() && can_lose(&net, &up, id) {
             self.lose(id).await;
             self.count("disk lost for good");
             if planted(Bug::WipedReturns) {
@@ -107,7 +107,15 @@ impl World {
     }
 }
 
-/// Lets a node in: its record, then its place in the membership, then its vote.
+/// Whether the zone goes on without a node that is lost for good.
+fn can_lose(net: &Net, up: &[u64], id: u64) -> bool {
+    let Some(leader) = leader(net, up.iter().copied()) else { return false };
+    let voters = leader.metrics().voters;
+    let left = up.iter().filter(|o| **o != id && voters.contains(&n(**o))).count();
+    left > voters.len() / 2
+}
+
+/// Lets a node in: its record, then its place in the membership. Its vote the leader gives it.
 async fn let_in(net: Arc<Net>, others: Vec<u64>, id: u64) {
     loop {
         sleep(Duration::from_millis(300)).await;
@@ -115,7 +123,6 @@ async fn let_in(net: Arc<Net>, others: Vec<u64>, id: u64) {
         let known = leader.propose(1000, &zone::add_node(id)).await;
         if known.is_ok_and(|r| r.refused.is_none_or(|r| r.code == "exists"))
             && leader.add_learner(n(id), Peer::default()).await.is_ok()
-            && leader.promote(n(id)).await.is_ok()
         {
             return;
         }

@@ -169,7 +169,8 @@ impl Step<'_> {
 
     async fn copy(&self, sector: SectorId, target: TargetId) -> Result<(), Lost> {
         let state = self.voice.state();
-        let begun = |k: &&Copy| k.sector == sector && k.target == target && k.lease == Some(self.epoch);
+        // Whoever began it: its bytes are the same.
+        let begun = |k: &&Copy| k.sector == sector && k.target == target && k.state == CopyState::Open;
         let copy = match state.copies.values().find(begun) {
             Some(k) => k.id,
             None => {

@@ -1,9 +1,9 @@
 //! What a node's process does: it says that it started, takes work that the planner names, claims it, does it and reports;
 //! the leader ends leases of the silent and does what follows from the state alone.
 //!
-//! It is built as the product's engine is (`actors/src/engine`): the same planner, the same commands in the same order.
+//! What a node claims and what the leader decides are the product's own functions (`choose`, `decide`); only what a step
+//! does with sources and targets is simulated.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -11,10 +11,11 @@ use tokio::time::{Instant, sleep};
 
 use super::steps;
 use super::voice::{Lost, Voice};
+use crate::choose::{Kind, Me, choose};
 use crate::command::Command;
-use crate::limits::LEASE_MS;
+use crate::decide::{Act, Facts, decide};
 use crate::model::{Lease, Standing, State};
-use crate::plan::{Work, is_staged, plan, staged_in_vain};
+use crate::plan::{Work, plan, staged_in_vain};
 use crate::raft::Role;
 
 /// Begins the tasks of one start of a node. They end with the node's power.
@@ -23,9 +24,9 @@ pub fn begin(voice: &Voice) -> Vec<JoinHandle<()>> {
     vec![
         tokio::spawn(async move {
             start(&a).await;
-            lane(a, |w| matches!(w, Work::Pack { .. } | Work::WriteSystem { .. } | Work::Publish { .. })).await;
+            lane(a, &[Kind::Pack, Kind::Publish]).await;
         }),
-        tokio::spawn(lane(b, |w| matches!(w, Work::Copy { .. } | Work::Stage { .. } | Work::RemoveIncoming { .. }))),
+        tokio::spawn(lane(b, &[Kind::Stage, Kind::Upload, Kind::Rebuild])),
         tokio::spawn(schedule(c)),
     ]
 }
@@ -56,47 +57,57 @@ fn may_claim(voice: &Voice, state: &State) -> bool {
     node.is_some_and(|n| n.incarnation >= voice.life && n.standing == Standing::Member)
 }
 
-async fn lane(voice: Voice, fits: impl Fn(&Work) -> bool) {
+/// Some of the product's claimants, one after the other: they take turns, since a simulated node has no threads.
+async fn lane(voice: Voice, kinds: &'static [Kind]) {
+    let mut nothing_at = None;
     // One that was removed still asks now and then: it may not have heard.
     loop {
-        let Some(one) = choose(&voice, &fits) else {
+        let revision = voice.state().revision;
+        let work = if nothing_at == Some(revision) { Vec::new() } else { next(&voice, kinds) };
+        if work.is_empty() {
+            nothing_at = Some(revision);
             voice.pause(500, 1500).await;
             continue;
-        };
-        // As the product does, one that others hold is left to them; but two may ask at once.
-        let _ = claim_and_do(&voice, vec![one]).await;
+        }
+        // As the product does, what others hold is left to them; but two may ask at once.
+        let _ = claim_and_do(&voice, work).await;
         voice.pause(10, 200).await;
     }
 }
 
-/// Some work that is free and that this node can do. A state that is held while others wait would be copied when the next
-/// entry is applied: it is let go at once.
-fn choose(voice: &Voice, fits: impl Fn(&Work) -> bool) -> Option<Work> {
+/// What this node claims next. A state that is held while others wait would be copied when the next entry is applied: it
+/// is let go at once.
+fn next(voice: &Voice, kinds: &[Kind]) -> Vec<Work> {
     let state = voice.state();
-    let free = |w: &Work| fits(w) && state.lease_of(w).is_none() && can(&state, voice, w);
-    let work: Vec<Work> = plan(&state, 0).into_iter().filter(free).take(6).collect();
-    if work.is_empty() || !(may_claim(voice, &state) || voice.net.roll(8) == 0) {
-        return None;
+    if !may_claim(voice, &state) {
+        return impostor(voice, &state);
     }
-    work.get(voice.net.roll(work.len() as u64) as usize).copied()
+    let reaches = |t| state.targets.get(&t).is_some_and(|t| t.reached_by.contains(&voice.me()));
+    let me = Me { id: voice.me(), reaches: &reaches };
+    let mut chosen = kinds.iter().map(|kind| choose(*kind, &state, &me, voice.now_ms()));
+    chosen.find(|work| !work.is_empty()).unwrap_or_default()
 }
 
-/// Whether this node can do some work: it reaches the target, or holds what it needs; or it does not hold it yet.
-fn can(state: &State, voice: &Voice, work: &Work) -> bool {
-    let me = voice.me();
-    let reached = |t| state.targets.get(&t).is_some_and(|t| t.reached_by.contains(&me));
-    match work {
-        Work::Stage { sector } => !state.holders(*sector).contains(&me),
-        Work::Copy { sector, target } => reached(*target) && state.holders(*sector).contains(&me),
-        w => w.target().is_none_or(reached),
+/// What one that may not claim asks for now and then: anything that is free.
+fn impostor(voice: &Voice, state: &State) -> Vec<Work> {
+    if voice.net.roll(8) != 0 {
+        return Vec::new();
     }
+    let free: Vec<Work> = plan(state, 0).into_iter().filter(|w| state.lease_of(w).is_none()).take(6).collect();
+    free.get(voice.net.roll(free.len() as u64) as usize).copied().into_iter().collect()
 }
 
 async fn claim_and_do(voice: &Voice, work: Vec<Work>) -> Result<(), Lost> {
     voice.insist(&Command::Claim { incarnation: voice.life, work: work.clone() }).await?;
     let mine = |l: &&Lease| l.node == voice.me() && l.work == work && l.incarnation == voice.life;
     let Some(epoch) = voice.state().leases.values().find(mine).map(|l| l.epoch) else { return Ok(()) };
-    let done = steps::step(voice, epoch, &work[0]).await;
+    let mut done = Ok(());
+    for one in &work {
+        done = steps::step(voice, epoch, one).await;
+        if done.is_err() {
+            break;
+        }
+    }
     let _ = voice.insist(&Command::EndLease { epoch }).await;
     done
 }
@@ -108,34 +119,31 @@ async fn schedule(voice: Voice) {
         sleep(Duration::from_millis(400)).await;
         let leads = voice.node.role() == Role::Leader;
         leads_since = leads.then(|| leads_since.unwrap_or_else(Instant::now));
-        let mut due = leads_since.map_or_else(Vec::new, |since| decide(&voice, &voice.state(), since.elapsed()));
+        let acts = leads_since.map_or_else(Vec::new, |since| due(&voice, since.elapsed()));
         let in_vain = staged_in_vain(&voice.state(), voice.me());
-        due.extend(in_vain.into_iter().map(|sector| Command::Unstaged { sector }));
-        for command in due {
-            let _ = voice.say(&command).await;
+        for sector in in_vain {
+            let _ = voice.say(&Command::Unstaged { sector }).await;
+        }
+        for act in acts {
+            match act {
+                Act::Propose(command) => drop(voice.say(&command).await),
+                // It is decided anew if it fails.
+                Act::Promote(id) => drop(voice.node.promote(id).await),
+            }
         }
     }
 }
 
-fn decide(voice: &Voice, state: &Arc<State>, leading: Duration) -> Vec<Command> {
-    let lease = Duration::from_millis(LEASE_MS);
-    // Of the leader before, its silence is what this one was elected for: it is not waited for again.
-    let deposed = |id| voice.node.last_leader().is_some_and(|(l, since)| l == id && since > lease);
-    let silent = |id| {
-        let waited = leading > lease || deposed(id);
-        id != voice.me() && waited && voice.node.silence(id).is_none_or(|s| s > lease)
+/// What a node that has led for so long should do now.
+fn due(voice: &Voice, leading: Duration) -> Vec<Act> {
+    let m = voice.node.metrics();
+    let facts = Facts {
+        me: voice.me(),
+        leading,
+        silence: m.voters.iter().chain(&m.learners).map(|id| (*id, voice.node.silence(*id))).collect(),
+        deposed: voice.node.last_leader(),
+        voters: m.voters,
+        lag: m.lag,
     };
-    let mut out: Vec<Command> =
-        state.leases.values().filter(|l| silent(l.node)).map(|l| Command::EndLease { epoch: l.epoch }).collect();
-    let alone = state.nodes.keys().all(|id| *id == voice.me() || voice.node.silence(*id).is_none_or(|s| s > lease));
-    for w in plan(state, 0) {
-        match w {
-            Work::StoreCheckpoint { checkpoint } if alone || is_staged(state, checkpoint) => {
-                out.push(Command::StoreCheckpoint { checkpoint });
-            }
-            Work::FinishCheckpoint { checkpoint } => out.push(Command::FinishCheckpoint { checkpoint }),
-            _ => {}
-        }
-    }
-    out
+    decide(&voice.state(), &facts)
 }
