@@ -11,6 +11,7 @@ pub mod attrs;
 pub mod beneath;
 pub mod catalog;
 pub mod cert;
+pub mod child;
 pub mod chunk;
 pub mod clone;
 pub mod crypto;

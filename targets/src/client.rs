@@ -23,12 +23,12 @@ use self::link::{Ask, Got, Link, run};
 use self::reader::ServerReader;
 use crate::credentials::Credentials;
 use crate::errors::{Op, TargetError};
-use crate::limits::{ANSWER_LEN_MAX, OBJECT_LEN_MAX, REQUEST_TIME};
+use crate::limits::{ANSWER_LEN_MAX, REQUEST_TIME};
 use crate::protocol::{
     Answer, Begun, Challenge, Code, Document, Page, Problem, ROOT, Removed, RemovedList, ScrubReport, VERSION, WRITER,
     Zones,
 };
-use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target};
+use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target, object_fits};
 use crate::url::ServerUrl;
 
 /// How long [`Target::capabilities`] are taken for true.
@@ -343,10 +343,7 @@ impl Target for ServerTarget {
 
     fn put_object(&self, alias: ZoneAlias, name: ObjectName, bytes: &[u8]) -> Result<(), TargetError> {
         let what = object(alias, name);
-        if bytes.len() as u64 > OBJECT_LEN_MAX {
-            let (len, limit) = (bytes.len() as u64, OBJECT_LEN_MAX);
-            return Err(TargetError::TooLarge { op: Op::PutObject, what, len, limit });
-        }
+        object_fits(&what, bytes.len() as u64)?;
         let path = format!("{ROOT}/zones/{alias}/objects/{}", name.file_name());
         let ask = Ask::new(Method::PUT, path).body(Bytes::copy_from_slice(bytes));
         self.shared.ask(Op::PutObject, &what, ask).map(drop)

@@ -28,8 +28,8 @@ use self::dir::{DIRECTORY, Dir, Found, LINK, Taken, file_stat};
 use self::incoming::DirectoryIncoming;
 pub(crate) use self::removed::Aside;
 use crate::errors::{Op, TargetError};
-use crate::limits::{FAT_CLASS_LOG2_MAX, OBJECT_LEN_MAX};
-use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target};
+use crate::limits::FAT_CLASS_LOG2_MAX;
+use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target, in_range, object_fits};
 use crate::url::Url;
 
 const ZONES: &str = "zones";
@@ -363,10 +363,7 @@ impl Target for DirectoryTarget {
         let op = Op::PutObject;
         let what = Place::Object(name, alias);
         let io = |e| TargetError::from_io(op, &what, e);
-        if bytes.len() as u64 > OBJECT_LEN_MAX {
-            let (len, limit) = (bytes.len() as u64, OBJECT_LEN_MAX);
-            return Err(TargetError::TooLarge { op, what: what.to_string(), len, limit });
-        }
+        object_fits(&what.to_string(), bytes.len() as u64)?;
         let _alone = self.shared.objects.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.check(op)?;
         let zones = self.shared.root.make(ZONES).map_err(io)?;
@@ -446,9 +443,7 @@ impl SectorReader for DirectoryReader {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), TargetError> {
         let (what, wanted) = (|| self.what.clone(), buf.len() as u64);
-        if offset.checked_add(wanted).is_none_or(|end| end > self.len) {
-            return Err(TargetError::Truncated { op: Op::Read, what: what(), offset, wanted, have: self.len });
-        }
+        in_range(&self.what, offset, wanted, self.len)?;
         let got = fsx::read_full_at(&self.file, buf, offset).map_err(|e| TargetError::from_io(Op::Read, what(), e))?;
         if (got as u64) < wanted {
             // Cut since it was opened.

@@ -3,6 +3,9 @@
 use serde::Deserialize;
 use zoneward_sectors::ids::TargetId;
 
+use crate::directory::Existing;
+use crate::errors::{Op, TargetError};
+
 /// Its name in the target's folder.
 pub(crate) const NAME: &str = "zoneward-target.json";
 
@@ -29,4 +32,29 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TargetId, String> {
 /// A marker's bytes.
 pub(crate) fn render(id: TargetId) -> String {
     format!("{{\"format\":1,\"target\":\"{id}\"}}\n")
+}
+
+/// What place `what`, which was to become the target `id`, is now that its marker is read again.
+pub(crate) fn created(
+    what: String,
+    found: Option<TargetId>,
+    id: TargetId,
+    existing: Existing,
+) -> Result<TargetId, TargetError> {
+    let op = Op::CreateTarget;
+    match found {
+        Some(found) if found == id || existing == Existing::Adopt => Ok(found),
+        Some(found) => Err(TargetError::OtherTarget { op, what, found }),
+        None => Err(TargetError::Protocol { op, what, reason: "what was put is not there".to_owned() }),
+    }
+}
+
+/// The target at a place whose marker says this; with an id, it must be that one.
+pub(crate) fn opened(what: &str, found: Option<TargetId>, id: Option<TargetId>) -> Result<TargetId, TargetError> {
+    let away = |reason| Err(TargetError::Unplugged { op: Op::OpenTarget, what: what.to_owned(), reason });
+    match (found, id) {
+        (None, _) => away(format!("it holds no {NAME}")),
+        (Some(found), Some(id)) if id != found => away(format!("it is the target {found}, not {id}")),
+        (Some(found), _) => Ok(found),
+    }
 }

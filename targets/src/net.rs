@@ -12,8 +12,8 @@ mod writer;
 
 use std::future::Future;
 use std::io;
-use std::sync::OnceLock;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -21,12 +21,28 @@ pub(crate) use held::Held;
 pub(crate) use wire::{Answer, Ask, Wire, WireError, code_of, request_ms};
 pub(crate) use writer::PartWriter;
 
+use crate::errors::{Op, TargetError};
+
 /// The runtime of all targets of this process. Threads that wait on sockets need not be many.
 pub(crate) fn runtime() -> io::Result<&'static Runtime> {
     static RUNTIME: OnceLock<io::Result<Runtime>> = OnceLock::new();
     let made = RUNTIME
         .get_or_init(|| Builder::new_multi_thread().worker_threads(2).thread_name("target-io").enable_all().build());
     made.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()))
+}
+
+/// Runs one request of a client, which is shared with what it opened.
+pub(crate) fn run<C, T, F>(
+    client: &Arc<C>,
+    op: Op,
+    what: &str,
+    request: impl FnOnce(Arc<C>) -> F,
+) -> Result<T, TargetError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, TargetError>> + Send + 'static,
+{
+    wait(request(client.clone())).map_err(|source| TargetError::Io { op, what: what.to_owned(), source })?
 }
 
 /// Carries a future out and waits for what it gives. Every future here has its own time limit.

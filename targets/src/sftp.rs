@@ -22,12 +22,12 @@ use self::wire::{Attrs, Handle, Session, SftpError};
 use crate::credentials::Credentials;
 use crate::directory::Existing;
 use crate::errors::{Op, TargetError};
-use crate::limits::{MARKER_LEN_MAX, OBJECT_LEN_MAX};
+use crate::limits::MARKER_LEN_MAX;
 use crate::marker;
 use crate::net::Held;
 use crate::net::parts::Which;
 use crate::net::place::{self, exact};
-use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target};
+use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target, in_range, object_fits};
 use crate::url::SftpUrl;
 
 /// How files are opened: flags of the protocol.
@@ -175,23 +175,15 @@ impl SftpTarget {
                 put?;
             }
         }
-        match place.read_marker(op)? {
-            Some(found) if found == id || existing == Existing::Adopt => Ok(Self { place, id: found }),
-            Some(found) => Err(TargetError::OtherTarget { op, what, found }),
-            None => Err(TargetError::Protocol { op, what, reason: "what was put is not there".to_owned() }),
-        }
+        let id = marker::created(what, place.read_marker(op)?, id, existing)?;
+        Ok(Self { place, id })
     }
 
     /// Opens a target. With an id, another target's marker is refused; without, the marker tells the id.
     pub fn open(url: &SftpUrl, id: Option<TargetId>, credentials: Option<&Credentials>) -> Result<Self, TargetError> {
-        let op = Op::OpenTarget;
         let place = Arc::new(Place::new(url, credentials)?);
-        let away = |reason: String| TargetError::Unplugged { op, what: place.line.url().to_owned(), reason };
-        let found = place.read_marker(op)?.ok_or_else(|| away(format!("it holds no {}", marker::NAME)))?;
-        if let Some(id) = id.filter(|id| *id != found) {
-            return Err(away(format!("it is the target {found}, not {id}")));
-        }
-        Ok(Self { place, id: found })
+        let id = marker::opened(place.line.url(), place.read_marker(Op::OpenTarget)?, id)?;
+        Ok(Self { place, id })
     }
 
     fn names(&self, folder: &str) -> Result<Vec<(String, Attrs)>, TargetError> {
@@ -295,9 +287,7 @@ impl Target for SftpTarget {
 
     fn put_object(&self, alias: ZoneAlias, name: ObjectName, bytes: &[u8]) -> Result<(), TargetError> {
         let (op, what, len) = (Op::PutObject, place::object(alias, name), bytes.len() as u64);
-        if len > OBJECT_LEN_MAX {
-            return Err(TargetError::TooLarge { op, what, len, limit: OBJECT_LEN_MAX });
-        }
+        object_fits(&what, len)?;
         let incoming = place::incoming(alias);
         self.place.make(op, &what, &incoming)?;
         let near = self.place.path(&format!("{incoming}/{}", name.file_name()));
@@ -325,9 +315,7 @@ impl SectorReader for SftpReader {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), TargetError> {
         let (op, wanted, have, what) = (Op::Read, buf.len() as u64, self.len, self.which.sector());
-        if offset.checked_add(wanted).is_none_or(|end| end > have) {
-            return Err(TargetError::Truncated { op, what, offset, wanted, have });
-        }
+        in_range(&what, offset, wanted, have)?;
         if buf.is_empty() {
             return Ok(());
         }

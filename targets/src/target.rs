@@ -5,7 +5,8 @@
 
 use zoneward_sectors::ids::{CopyId, Digest, TargetId, ZoneAlias};
 
-use crate::errors::TargetError;
+use crate::errors::{Op, TargetError};
+use crate::limits::OBJECT_LEN_MAX;
 use crate::protocol::Challenge;
 
 /// What a target can do now.
@@ -148,4 +149,20 @@ pub trait SectorReader: Send + Sync {
     /// Fills `buf` from `offset`, or fails. A range that crosses the end is [`TargetError::Truncated`], and `buf` then
     /// holds nothing to rely on.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), TargetError>;
+}
+
+/// Refuses an object that is longer than targets take.
+pub(crate) fn object_fits(what: &str, len: u64) -> Result<(), TargetError> {
+    if len > OBJECT_LEN_MAX {
+        return Err(TargetError::TooLarge { op: Op::PutObject, what: what.to_owned(), len, limit: OBJECT_LEN_MAX });
+    }
+    Ok(())
+}
+
+/// Refuses a range that crosses the end of a sector of `have` bytes.
+pub(crate) fn in_range(what: &str, offset: u64, wanted: u64, have: u64) -> Result<(), TargetError> {
+    if offset.checked_add(wanted).is_none_or(|end| end > have) {
+        return Err(TargetError::Truncated { op: Op::Read, what: what.to_owned(), offset, wanted, have });
+    }
+    Ok(())
 }

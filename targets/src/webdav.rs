@@ -28,31 +28,18 @@ use self::store::Sealed;
 use crate::credentials::Credentials;
 use crate::directory::Existing;
 use crate::errors::{Op, TargetError};
-use crate::limits::{MARKER_LEN_MAX, NAMES_MAX, OBJECT_LEN_MAX, PART_LEN};
+use crate::limits::{MARKER_LEN_MAX, NAMES_MAX, PART_LEN};
 use crate::marker;
 use crate::net::parts::{Which, discard};
 use crate::net::place::{self, exact};
-use crate::net::{Held, PartWriter, wait};
-use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target};
+use crate::net::{Held, PartWriter, run};
+use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target, in_range, object_fits};
 use crate::url::WebDavUrl;
 
 /// A folder of a WebDAV server that keeps sectors.
 pub struct WebDavTarget {
     client: Arc<Client>,
     id: TargetId,
-}
-
-/// Runs one request of a client.
-fn run<T: Send + 'static, F>(
-    client: &Arc<Client>,
-    op: Op,
-    what: &str,
-    f: impl FnOnce(Arc<Client>) -> F,
-) -> Result<T, TargetError>
-where
-    F: Future<Output = Result<T, TargetError>> + Send + 'static,
-{
-    wait(f(client.clone())).map_err(|source| TargetError::Io { op, what: what.to_owned(), source })?
 }
 
 fn read_marker(client: &Arc<Client>, op: Op) -> Result<Option<TargetId>, TargetError> {
@@ -85,23 +72,15 @@ impl WebDavTarget {
                 c.put_new(op, &text, place::MARKER, marker::render(id).into()).await
             })?;
         }
-        match read_marker(&client, op)? {
-            Some(found) if found == id || existing == Existing::Adopt => Ok(Self { client, id: found }),
-            Some(found) => Err(TargetError::OtherTarget { op, what, found }),
-            None => Err(TargetError::Protocol { op, what, reason: "what was put is not there".to_owned() }),
-        }
+        let id = marker::created(what, read_marker(&client, op)?, id, existing)?;
+        Ok(Self { client, id })
     }
 
     /// Opens a target. With an id, another target's marker is refused; without, the marker tells the id.
     pub fn open(url: &WebDavUrl, id: Option<TargetId>, credentials: Option<&Credentials>) -> Result<Self, TargetError> {
-        let op = Op::OpenTarget;
         let client = Arc::new(Client::new(url, credentials)?);
-        let away = |reason: String| TargetError::Unplugged { op, what: client.url().to_owned(), reason };
-        let found = read_marker(&client, op)?.ok_or_else(|| away(format!("it holds no {}", place::MARKER)))?;
-        if let Some(id) = id.filter(|id| *id != found) {
-            return Err(away(format!("it is the target {found}, not {id}")));
-        }
-        Ok(Self { client, id: found })
+        let id = marker::opened(client.url(), read_marker(&client, Op::OpenTarget)?, id)?;
+        Ok(Self { client, id })
     }
 
     fn run<T: Send + 'static, F>(&self, op: Op, what: &str, f: impl FnOnce(Arc<Client>) -> F) -> Result<T, TargetError>
@@ -211,9 +190,7 @@ impl Target for WebDavTarget {
 
     fn put_object(&self, alias: ZoneAlias, name: ObjectName, bytes: &[u8]) -> Result<(), TargetError> {
         let (op, what, len) = (Op::PutObject, place::object(alias, name), bytes.len() as u64);
-        if len > OBJECT_LEN_MAX {
-            return Err(TargetError::TooLarge { op, what, len, limit: OBJECT_LEN_MAX });
-        }
+        object_fits(&what, len)?;
         let bytes = bytes.to_vec();
         self.run(op, &what, |c| async move { objects::put(&c, alias, name, bytes.into()).await })
     }
@@ -238,9 +215,7 @@ impl SectorReader for WebDavReader {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), TargetError> {
         let (op, wanted, have) = (Op::Read, buf.len() as u64, self.len);
-        if offset.checked_add(wanted).is_none_or(|end| end > have) {
-            return Err(TargetError::Truncated { op, what: self.what.clone(), offset, wanted, have });
-        }
+        in_range(&self.what, offset, wanted, have)?;
         let (mut at, mut rest) = (offset, buf);
         while !rest.is_empty() {
             let inside = at % PART_LEN;

@@ -35,7 +35,7 @@ pub enum RunError {
 pub fn run(command: &mut Command, limit: Duration, stop: Option<&AtomicBool>) -> Result<Vec<u8>, RunError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let start = |source| RunError::Start { program: program.clone(), source };
-    without_secrets(command);
+    zoneward_sectors::child::without_secrets(command);
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(start)?;
     let out = child.stdout.take().map(listen);
@@ -52,16 +52,6 @@ pub fn run(command: &mut Command, limit: Duration, stop: Option<&AtomicBool>) ->
     }
     let said = if err.iter().all(u8::is_ascii_whitespace) { &out } else { &err };
     Err(RunError::Failed(failure(status, said)))
-}
-
-/// What is secret in this process's environment is no business of others.
-fn without_secrets(command: &mut Command) {
-    for (name, _) in std::env::vars_os() {
-        let own = name.to_string_lossy().starts_with("ZONEWARD_");
-        if (own || name == "CREDENTIALS_DIRECTORY") && !command.get_envs().any(|(n, _)| n == name) {
-            command.env_remove(&name);
-        }
-    }
 }
 
 fn failure(status: ExitStatus, said: &[u8]) -> String {

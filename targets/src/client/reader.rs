@@ -10,7 +10,7 @@ use super::{Shared, sector};
 use crate::errors::{Op, TargetError};
 use crate::limits::{ANSWER_LEN_MAX, RANGE_LEN_MAX};
 use crate::protocol::ROOT;
-use crate::target::SectorReader;
+use crate::target::{SectorReader, in_range};
 
 pub(super) struct ServerReader {
     shared: Arc<Shared>,
@@ -68,10 +68,7 @@ impl SectorReader for ServerReader {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), TargetError> {
         let wanted = buf.len() as u64;
-        if offset.checked_add(wanted).is_none_or(|end| end > self.len) {
-            let what = self.what.clone();
-            return Err(TargetError::Truncated { op: Op::Read, what, offset, wanted, have: self.len });
-        }
+        in_range(&self.what, offset, wanted, self.len)?;
         let mut at = offset;
         for piece in buf.chunks_mut(RANGE_LEN_MAX as usize) {
             self.range(piece, at)?;

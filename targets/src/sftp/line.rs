@@ -93,6 +93,7 @@ impl Line {
         ] {
             command.args(["-o", option]);
         }
+        zoneward_sectors::child::without_secrets(&mut command);
         command.args(["--", &self.host, "sftp"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().map_err(|e| {
             let reason = format!("the program ssh cannot be started: {e}");
