@@ -259,10 +259,8 @@ impl Consensus {
             Err(RaftError::APIError(_)) => return Err(ProposeError::Unknown),
             Err(RaftError::Fatal(e)) => return Err(ProposeError::Stopped(e.to_string())),
         };
-        let applied =
-            self.0.raft.wait(Some(self.0.wait)).applied_index_at_least(index.map(|id| id.index), "read").await;
-        applied.map_err(|_| ProposeError::Unknown)?;
-        Ok(self.view())
+        let applied = self.wait(self.0.storage.applied_up_to(index.map(|id| id.index))).await?;
+        if applied { Ok(self.view()) } else { Err(ProposeError::Unknown) }
     }
 
     /// Up to which entry a reader must have applied, if this node leads.
@@ -434,7 +432,9 @@ impl Consensus {
     /// store's file is free once all clones of this handle are dropped and the last call to the disk has ended.
     pub async fn shutdown(&self) -> Result<(), ProposeError> {
         self.0.guard.abort();
-        self.0.raft.shutdown().await.map_err(|e| ProposeError::Stopped(e.to_string()))
+        let done = self.0.raft.shutdown().await.map_err(|e| ProposeError::Stopped(e.to_string()));
+        self.0.storage.ends();
+        done
     }
 
     pub(super) fn must_lead(&self) -> Result<(), ProposeError> {

@@ -1,5 +1,7 @@
 //! openraft's storage over the store. Each call is one transaction; what fails stops the node.
 
+mod progress;
+
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
@@ -10,9 +12,9 @@ use openraft::{
     AnyError, LogState, OptionalSend, RaftLogReader, RaftSnapshotBuilder, Snapshot, StorageError, StorageIOError,
 };
 use redb::{Database, Durability, ReadableDatabase};
-use tokio::sync::watch;
 use zoneward_sectors::ids::NodeId;
 
+use self::progress::Board;
 use super::snapshot_file::SnapshotFile;
 use super::types::{LogEntry, LogId, Membership, Peer, Reply, SnapshotMeta, Types, Vote};
 use crate::limits::APPEND_LEN_MAX;
@@ -36,19 +38,9 @@ struct Inner {
     members: Mutex<Arc<Membership>>,
     db: Arc<Database>,
     snapshots: Snapshots,
-    progress: watch::Sender<Progress>,
+    progress: Board,
     repaired: Option<String>,
     inline: bool,
-}
-
-/// What a purge waits for.
-#[derive(Clone, Copy, Debug, Default)]
-struct Progress {
-    applied: Option<u64>,
-    /// A snapshot has begun to arrive since this node started.
-    receiving: bool,
-    /// A call failed: there will be no more progress.
-    failed: bool,
 }
 
 impl Inner {
@@ -61,7 +53,7 @@ impl Inner {
             }
         }
         // Whoever is woken by this sees the members of that entry.
-        self.progress.send_modify(|p| p.applied = ledger.head.applied.map(|id| id.index));
+        self.progress.change(|p| p.applied = ledger.head.applied.map(|id| id.index));
     }
 }
 
@@ -102,7 +94,7 @@ impl Storage {
         let members = Mutex::new(Arc::new(ledger.head.membership.clone()));
         let state = Mutex::new(Arc::new(state));
         let applied = ledger.head.applied.map(|id| id.index);
-        let progress = watch::Sender::new(Progress { applied, ..Progress::default() });
+        let progress = Board::new(applied);
         let inner = Inner { ledger: Mutex::new(ledger), state, members, db, snapshots, progress, repaired, inline };
         Ok(Self(Arc::new(inner)))
     }
@@ -114,9 +106,17 @@ impl Storage {
 
     /// Waits for an entry after `applied`.
     pub(crate) async fn applied_beyond(&self, applied: Option<u64>) -> Option<u64> {
-        let mut progress = self.0.progress.subscribe();
-        let seen = progress.wait_for(|p| p.failed || p.applied > applied).await.ok()?;
-        if seen.failed { None } else { seen.applied }
+        self.0.progress.until(|p| p.applied > applied).await?.applied
+    }
+
+    /// Waits until an entry is applied; `false` if there is no more progress.
+    pub(crate) async fn applied_up_to(&self, index: Option<u64>) -> bool {
+        self.0.progress.until(|p| p.applied >= index).await.is_some()
+    }
+
+    /// There is no more progress: the node stops.
+    pub(crate) fn ends(&self) {
+        self.0.progress.change(|p| p.over = true);
     }
 
     /// What was found damaged at the start, and made anew.
@@ -154,7 +154,7 @@ impl Storage {
             done.unwrap_or_else(|e| Err(StoreError::Damaged(format!("a call to the store did not end: {e}"))))
         };
         if done.is_err() {
-            self.0.progress.send_modify(|p| p.failed = true);
+            self.ends();
         }
         done
     }
@@ -163,12 +163,8 @@ impl Storage {
     /// the entries before it at once, and the purge may come first: a crash in between would leave a state that the log
     /// no longer continues.
     async fn until_applied(&self, upto: u64) -> Result<(), Failed> {
-        let mut progress = self.0.progress.subscribe();
-        let reached = progress.wait_for(|p| p.failed || !p.receiving || p.applied >= Some(upto)).await;
-        match reached {
-            Ok(p) if !p.failed => Ok(()),
-            _ => Err(write_failed(StoreError::Poisoned)),
-        }
+        let reached = self.0.progress.until(|p| !p.receiving || p.applied >= Some(upto)).await;
+        reached.map(drop).ok_or_else(|| write_failed(StoreError::Poisoned))
     }
 
     async fn write(
@@ -306,7 +302,7 @@ impl RaftStateMachine<Types> for Storage {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, Failed> {
-        self.0.progress.send_modify(|p| p.receiving = true);
+        self.0.progress.change(|p| p.receiving = true);
         let file = self.run(|inner| inner.snapshots.incoming(lock(&inner.ledger).head.snapshots)).await;
         Ok(Box::new(SnapshotFile::new(file.map_err(write_failed)?, self.0.inline)))
     }

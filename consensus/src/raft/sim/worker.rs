@@ -115,14 +115,19 @@ async fn claim_and_do(voice: &Voice, work: Vec<Work>) -> Result<(), Lost> {
 /// On the leader: what follows from the state, and from who is silent.
 async fn schedule(voice: Voice) {
     let mut leads_since: Option<Instant> = None;
+    let mut looked_at = None;
     loop {
         sleep(Duration::from_millis(400)).await;
         let leads = voice.node.role() == Role::Leader;
         leads_since = leads.then(|| leads_since.unwrap_or_else(Instant::now));
         let acts = leads_since.map_or_else(Vec::new, |since| due(&voice, since.elapsed()));
-        let in_vain = staged_in_vain(&voice.state(), voice.me());
-        for sector in in_vain {
-            let _ = voice.say(&Command::Unstaged { sector }).await;
+        let revision = Some(voice.state().revision);
+        if looked_at != revision {
+            looked_at = revision;
+            let in_vain = staged_in_vain(&voice.state(), voice.me());
+            for sector in in_vain {
+                let _ = voice.say(&Command::Unstaged { sector }).await;
+            }
         }
         for act in acts {
             match act {
