@@ -322,7 +322,7 @@ impl Checker<'_> {
                 return Err(ZoneError::Interrupted);
             }
             self.report.catalogs += 1;
-            let top = self.zone.state().sources.get(&source).map(|s| s.path.clone()).unwrap_or_default();
+            let top = self.zone.state().source_ever(source).map(|s| s.path.clone()).unwrap_or_default();
             let entries = match catalogs.entries(&layers) {
                 Ok(e) => e,
                 Err(e) => {

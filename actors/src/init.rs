@@ -61,11 +61,12 @@ pub fn init(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<Made, Zo
     let keyfile = OwnerKeyFile::seal(&owner, &words, Some(passphrase)).map_err(|e| ZoneError::Sector(e.to_string()))?;
     let secret = ZoneSecret::generate(1);
     let write = |path: &Path, bytes: &[u8]| fsx::write_durably(path, bytes, 0o600).map_err(io_at("write", path));
+    // First: while it is there and not renamed, the keys beside it were never used.
+    let mut store = create_store(&home)?;
     write(&home.zone_secret(), &secret.to_json())?;
     write(&home.owner_key(), &keyfile.to_bytes())?;
     let node = NodeId::random();
     let identity = NodeIdentity::create(&home.secrets(), node, 1, owner.signing_key())?;
-    let mut store = create_store(&home)?;
     let public = owner.public();
     store.propose(
         now_ms(),
@@ -120,7 +121,17 @@ fn create_target(place: &Place) -> Result<Arc<dyn Target>, ZoneError> {
 
 /// What an interrupted `init` left: nothing in it was ever used.
 fn clear_unfinished(home: &Home) -> Result<(), ZoneError> {
-    for path in [home.unfinished_state(), home.zone_secret(), home.owner_key(), home.secrets().join("node-identity")] {
+    let exists = |path: &Path| path.try_exists().map_err(io_at("look for", path));
+    let keys = [home.zone_secret(), home.owner_key(), home.secrets().join("node-identity")];
+    if !exists(&home.unfinished_state())? {
+        // `init` makes the state first: these keys are those of a zone that was used.
+        for path in &keys {
+            if exists(path)? {
+                return Err(ZoneError::KeysWithoutState(path.clone()));
+            }
+        }
+    }
+    for path in keys.into_iter().chain([home.unfinished_state()]) {
         fsx::remove_file(&path).map_err(io_at("remove", &path))?;
     }
     Ok(())
@@ -176,9 +187,26 @@ pub fn put_owner_key(zone: &mut Zone, keyfile: &OwnerKeyFile, with_passphrase: b
     let bytes = if with_passphrase { keyfile.to_bytes() } else { keyfile.without_passphrase().to_bytes() };
     let hash = sha256(&[&bytes]);
     let targets: Vec<_> = zone.targets().iter().map(|(id, t)| (*id, t.clone())).collect();
+    let mut refused = None;
     for (id, target) in targets {
-        target.put_object(zone.keys().alias(id), ObjectName::OwnerKey, &bytes)?;
+        let put = target.put_object(zone.keys().alias(id), ObjectName::OwnerKey, &bytes);
+        refused = refused.or(put.err());
+        // What it should hold, also if it does not: a check names it, and the next backup puts it there.
         zone.propose(Command::SetTarget { target: id, paused: None, owner_key_hash: Some(hash) })?;
+    }
+    refused.map_or(Ok(()), |e| Err(e.into()))
+}
+
+/// Puts the owner's sealed key that each target holds onto it once more: one that takes nothing now shows itself before
+/// anything is changed.
+pub fn try_owner_key(zone: &Zone) -> Result<(), ZoneError> {
+    for (id, target) in zone.targets() {
+        let alias = zone.keys().alias(*id);
+        match target.get_object(alias, ObjectName::OwnerKey, 1 << 16) {
+            Ok(bytes) => target.put_object(alias, ObjectName::OwnerKey, &bytes)?,
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e.into()),
+        }
     }
     Ok(())
 }

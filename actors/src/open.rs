@@ -121,6 +121,8 @@ impl Opener {
                 expected: Expected { sector: Some(c.sector), raw_id: sector.raw_id, header_hash: Some(c.header_hash) },
             });
         }
+        // One that is known to be damaged comes last: some of it may still be read.
+        copies.values_mut().for_each(|all| all.sort_by_key(|k| k.state != CopyState::Stored));
         Self(Arc::new(Inner {
             targets,
             home,
@@ -178,7 +180,7 @@ impl Opener {
             tried = true;
             if let Some(was) = self.bad().get(&k.copy) {
                 damage |= was;
-                why.push(format!("copy {} failed before", k.copy));
+                why.push(format!("copy {} could not be read before", k.copy));
                 continue;
             }
             match self.open_known(k) {
@@ -207,6 +209,11 @@ impl Opener {
 
     fn bad(&self) -> std::sync::MutexGuard<'_, HashMap<CopyId, bool>> {
         self.0.bad.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The copy that a raw sector is read from now.
+    pub fn in_use(&self, number: u32) -> Option<CopyId> {
+        self.0.open.lock().unwrap_or_else(|e| e.into_inner()).get(&number).map(|(copy, _)| *copy)
     }
 
     /// The copy in use could not be read: the next one.

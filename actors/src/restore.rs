@@ -55,7 +55,7 @@ pub fn sources_of(zone: &Zone, checkpoint: CheckpointId) -> Vec<Held> {
         .iter()
         .filter(|t| !t.layers.is_empty())
         .filter_map(|t| {
-            let s = state.sources.get(&t.source)?;
+            let s = state.source_ever(t.source)?;
             Some(Held { source: t.source, path: s.path.clone(), layers: t.layers.clone(), priority: s.priority })
         })
         .collect();

@@ -301,13 +301,13 @@ fn meets_a_source(state: &State, node: NodeId, checkpoint: &Checkpoint, to: &Pat
     // A dfs name lies elsewhere on each node; one that this node does not map is not here.
     let sources: Vec<PathBuf> =
         state.sources.values().filter_map(|s| located(state, node, s).ok()).map(|p| real(&p)).collect();
-    let held = checkpoint.tasks.iter().filter_map(|t| state.sources.get(&t.source));
+    let held = checkpoint.tasks.iter().filter_map(|t| state.source_ever(t.source));
     let places: Vec<PathBuf> = held.map(|s| to.join(path(s).strip_prefix("/").unwrap_or(&path(s)))).collect();
     places.iter().any(|p| sources.iter().any(|s| p.starts_with(s) || s.starts_with(p)))
 }
 
 /// Whether a path can be in a checkpoint: it lies in a source, or above one.
 fn may_hold(state: &State, checkpoint: &Checkpoint, path: &[u8]) -> bool {
-    let sources = checkpoint.tasks.iter().filter_map(|t| state.sources.get(&t.source));
+    let sources = checkpoint.tasks.iter().filter_map(|t| state.source_ever(t.source));
     sources.into_iter().any(|s| is_within(path, &s.path) || is_within(&s.path, path))
 }

@@ -91,6 +91,11 @@ pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Sett
             match do_work(zone, &w, threads, &mut settled) {
                 Ok(true) => did = true,
                 Ok(false) => given_up.push(w),
+                // No whole copy is left to read: no fault of the target that was to get one more.
+                Err(e) if e.is_damage() && matches!(w, Work::Copy { .. }) => {
+                    settled.failed.push(format!("{}: {}", describe(zone, &w), chain(&e)));
+                    given_up.push(w);
+                }
                 Err(e) if is_a_targets(&e) => {
                     settled.failed.push(format!("{}: {}", describe(zone, &w), chain(&e)));
                     // Another round may find another target for it.

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::{Copy as BackupCopy, CopyState};
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::{SectorId, TargetId};
+use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
 use zoneward_sectors::limits::SEGMENT_LEN;
 use zoneward_sectors::sector_reader::{SectorReadError, SectorReader};
 use zoneward_sectors::sector_writer::SectorOut;
@@ -32,6 +32,8 @@ pub struct CopyProgress {
 /// Bytes go out in order, so that what the target holds is always a beginning: whoever goes on, on whichever node, sends
 /// the rest. They are a function of the raw sector and of what the zone's state holds of the copy, so the two attempts
 /// can never differ.
+///
+/// It is read from the copies that are taken for whole first. One that turns out damaged is marked, and the next is read.
 pub(crate) fn copy_sector(
     zone: &mut Zone,
     sector: SectorId,
@@ -39,9 +41,33 @@ pub(crate) fn copy_sector(
     threads: usize,
     progress: &CopyProgress,
 ) -> Result<u64, ZoneError> {
+    loop {
+        let mut from = None;
+        match copy_from_one(zone, sector, target, threads, progress, &mut from) {
+            Err(e) if e.is_damage() => {
+                let taken_for_whole = |id: &CopyId| zone.state().copies.get(id).is_some_and(BackupCopy::is_stored);
+                let Some(copy) = from.filter(taken_for_whole) else { return Err(e) };
+                // Each round marks one of them: it ends.
+                zone.propose(Command::MarkCopy { copy, state: CopyState::Damaged })?;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Makes the copy from one other, and tells which.
+fn copy_from_one(
+    zone: &mut Zone,
+    sector: SectorId,
+    target: TargetId,
+    threads: usize,
+    progress: &CopyProgress,
+    from: &mut Option<CopyId>,
+) -> Result<u64, ZoneError> {
     let opener = zone.opener();
     let number = zone.table().number(sector);
     let reader = opener.sector(number)?;
+    *from = opener.in_use(number);
     let leaves = reader.leaves()?;
     let class = zone.state().sectors.get(&sector).map_or(36, |s| s.class_log2);
     let begun = |c: &&BackupCopy| c.sector == sector && c.target == target && c.state == CopyState::Open;

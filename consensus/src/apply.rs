@@ -76,6 +76,8 @@ pub enum Row {
     Node(NodeId),
     Target(TargetId),
     Source(SourceId),
+    /// A source that was removed.
+    Former(SourceId),
     Checkpoint(CheckpointId),
     Layer(LayerId),
     Sector(SectorId),
@@ -198,8 +200,13 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
             Ok(())
         }
         Command::RemoveSource { source } => {
-            c.state.sources.remove(source).ok_or(Refusal::Unknown("the source"))?;
+            let old = c.state.sources.remove(source).ok_or(Refusal::Unknown("the source"))?;
             c.rows.insert(Row::Source(*source));
+            // What is stored of it stays, and is found by its path.
+            if c.state.checkpoints.values().any(|x| x.tasks.iter().any(|t| t.source == *source)) {
+                c.state.former.insert(*source, old);
+                c.rows.insert(Row::Former(*source));
+            }
             policy::forget_source(c, *source);
             Ok(())
         }
@@ -367,6 +374,9 @@ fn put_source(c: &mut Change<'_>, source: &crate::model::Source) -> Applied {
     }
     c.state.sources.insert(source.id, record);
     c.rows.insert(Row::Source(source.id));
+    if c.state.former.remove(&source.id).is_some() {
+        c.rows.insert(Row::Former(source.id));
+    }
     Ok(())
 }
 

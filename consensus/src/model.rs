@@ -18,6 +18,9 @@ pub struct State {
     pub nodes: BTreeMap<NodeId, Node>,
     pub targets: BTreeMap<TargetId, Target>,
     pub sources: BTreeMap<SourceId, Source>,
+    /// Sources that are no longer backed up and that checkpoints hold.
+    #[serde(default)]
+    pub former: BTreeMap<SourceId, Source>,
     pub checkpoints: BTreeMap<CheckpointId, Checkpoint>,
     pub layers: BTreeMap<LayerId, Layer>,
     pub sectors: BTreeMap<SectorId, RawSector>,
@@ -555,6 +558,11 @@ impl State {
     /// The checkpoint that is being made.
     pub fn running(&self) -> Option<&Checkpoint> {
         self.checkpoints.values().find(|c| c.state == CheckpointState::Running)
+    }
+
+    /// A source that is backed up, or was when some checkpoint was made.
+    pub fn source_ever(&self, id: SourceId) -> Option<&Source> {
+        self.sources.get(&id).or_else(|| self.former.get(&id))
     }
 
     /// A source by its path.

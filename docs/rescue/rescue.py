@@ -522,7 +522,7 @@ class State:
         for key, value in self.items():
             if key == "zone":
                 self.zone = value
-            elif key == "sources":
+            elif key in ("sources", "former_sources"):
                 self.sources[hex_id(value, "id")] = value
             elif key == "checkpoints":
                 seq, name = need(value, "seq", int), hex_id(value, "id")

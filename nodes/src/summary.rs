@@ -60,7 +60,7 @@ impl Summary {
     /// Of a checkpoint that the zone's daemons made.
     pub fn of_state(state: &State, checkpoint: CheckpointId, failed: Vec<String>) -> Option<Self> {
         let c = state.checkpoints.get(&checkpoint)?;
-        let path = |id: &SourceId| state.sources.get(id).map_or_else(|| id.to_string(), |s| show_path(&s.path));
+        let path = |id: &SourceId| state.source_ever(*id).map_or_else(|| id.to_string(), |s| show_path(&s.path));
         let packed = c.tasks.iter().filter(|t| t.state == zoneward_consensus::model::TaskState::Done);
         let sources = packed.map(|t| SourceSummary {
             id: t.source,

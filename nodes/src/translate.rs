@@ -61,6 +61,8 @@ impl From<ZoneError> for Failure {
             | ZoneError::NotAllowed { .. }
             | ZoneError::Unmapped { .. } => of_source(&e),
             ZoneError::Exposed(_) => Failure::new(1105, exit::REFUSED, text),
+            ZoneError::KeysWithoutState(_) => Failure::new(1008, exit::REFUSED, text)
+                .help("nothing was changed; give another --home, and get the zone back: docs/rescue/README.md"),
             ZoneError::Unfinished => Failure::new(1005, exit::FAILED, text),
             ZoneError::Identity(IdentityError::Io { .. }) => Failure::new(1004, exit::FAILED, text),
             ZoneError::Identity(IdentityError::Readable { .. }) => Failure::new(1105, exit::REFUSED, text),

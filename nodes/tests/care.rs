@@ -193,3 +193,101 @@ fn nobody_to_tell_is_no_reason_to_break_off() {
     let code = b.command(&["completions", "bash"]).stdout(full()).stderr(Stdio::null()).status().unwrap().code();
     assert_eq!(code, Some(1));
 }
+
+#[test]
+fn a_source_that_is_no_longer_backed_up_stays_in_its_checkpoints() {
+    let b = Bench::new();
+    b.init();
+    for name in ["one", "two"] {
+        fs::create_dir(b.path(name)).unwrap();
+        fs::write(b.path(name).join("file"), name).unwrap();
+    }
+    b.expect(0, &["backup", "one", "two"]);
+    b.expect(0, &["source", "remove", "one"]);
+    assert_eq!(sources(&b).as_array().unwrap().len(), 1);
+    let file = b.path("one/file");
+    let file = file.to_str().unwrap();
+    assert!(b.expect(0, &["checkpoints"]).contains("one"));
+    assert_eq!(b.expect(0, &["cat", "1", file]), "one");
+    assert!(b.expect(0, &["find", "file"]).contains(file));
+    fs::remove_dir_all(b.path("one")).unwrap();
+    // The next checkpoint is without it; the one before still brings it back.
+    b.expect(0, &["backup"]);
+    b.expect(0, &["check", "--read-data"]);
+    b.expect(0, &["restore", "1", "--to", "out"]);
+    let back = b.path("out").join(file.trim_start_matches('/'));
+    assert_eq!(fs::read(back).unwrap(), b"one");
+    // A source of that name is a new one.
+    fs::create_dir(b.path("one")).unwrap();
+    fs::write(b.path("one/file"), b"again").unwrap();
+    b.expect(0, &["backup", "one"]);
+    assert_eq!(b.expect(0, &["cat", "1", file]), "one");
+    assert_eq!(b.expect(0, &["cat", "latest", file]), "again");
+}
+
+#[test]
+fn a_kit_may_have_a_bare_name_and_a_passphrase_may_come_through_a_pipe() {
+    let b = Bench::new();
+    b.expect(0, &["init", "--target", "target", "--sector-min", "1MiB", "--kit", "kit.html"]);
+    assert!(b.path("kit.html").exists());
+    let mut c = b.command(&["--passphrase-file", "/dev/stdin", "key", "show-recovery", "--kit", "kit2.html"]);
+    let mut child = c.env_remove("ZONEWARD_PASSPHRASE").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{PASSPHRASE}\n").as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(b.path("kit2.html").exists());
+}
+
+#[test]
+fn keys_of_a_zone_are_never_made_over() {
+    let b = Bench::new();
+    b.init();
+    let (state, key) = (b.path("zone/zone.redb"), b.path("zone/owner-key.json"));
+    fs::write(b.path("src/a"), b"a").unwrap();
+    b.expect(0, &["backup", "src"]);
+    fs::rename(&state, b.path("moved")).unwrap();
+    let before = fs::read(&key).unwrap();
+    assert!(b.expect(4, &["init", "--target", "other"]).contains("ZW-1008"));
+    assert_eq!(fs::read(&key).unwrap(), before);
+    fs::rename(b.path("moved"), &state).unwrap();
+    b.expect(0, &["check"]);
+}
+
+/// The copy that is read first is damaged, known to be so or not: the others serve, for further copies too.
+#[test]
+fn one_damaged_copy_holds_up_no_other() {
+    for known in [false, true] {
+        let b = Bench::new();
+        b.expect(0, &["init", "--target", "target", "--target", "second", "--sector-min", "1MiB"]);
+        fs::write(b.path("src/a"), bench::noise(1, 600_000)).unwrap();
+        b.expect(0, &["backup", "--copies", "2", "src"]);
+        for target in ["target", "second"] {
+            let mut sectors = Vec::new();
+            let mut todo = vec![b.path(target)];
+            while let Some(dir) = todo.pop() {
+                for e in fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+                    if e.is_dir() {
+                        todo.push(e);
+                    } else if e.extension().is_some_and(|x| x == "zws") && fs::metadata(&e).unwrap().len() > 500_000 {
+                        sectors.push(e);
+                    }
+                }
+            }
+            let [sector] = &sectors[..] else { panic!("{sectors:?}") };
+            let mut bytes = fs::read(sector).unwrap();
+            bytes[50_000] ^= 1;
+            let whole = fs::read(sector).unwrap();
+            fs::write(sector, &bytes).unwrap();
+            if known {
+                b.expect(5, &["check", "--read-data"]);
+            }
+            let name = format!("third-{target}");
+            b.expect(0, &["target", "add", &name, "--name", &name]);
+            b.expect(0, &["backup", "--copies", "3", "src"]);
+            let out = format!("out-{target}");
+            b.expect(0, &["restore", "latest", "--to", &out]);
+            assert!(fs::read(b.restored(&out).join("a")).unwrap() == bench::noise(1, 600_000));
+            // Only one is damaged at a time.
+            fs::write(sector, &whole).unwrap();
+        }
+    }
+}

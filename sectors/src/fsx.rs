@@ -246,9 +246,18 @@ pub fn list(path: &Path) -> io::Result<Vec<PathBuf>> {
 /// Reads a whole file of at most `limit` bytes.
 pub fn read_limited(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = open_read(path)?;
-    let len = file.metadata()?.len();
+    let meta = file.metadata()?;
+    let len = meta.len();
+    let too_long =
+        |len| io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes, more than the limit of {limit}"));
+    if !meta.is_file() {
+        // A pipe, or what a shell puts in a file's place: its length shows at its end.
+        let mut buf = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(&file, limit.saturating_add(1)), &mut buf)?;
+        return if buf.len() as u64 > limit { Err(too_long(buf.len() as u64)) } else { Ok(buf) };
+    }
     if len > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes, more than the limit of {limit}")));
+        return Err(too_long(len));
     }
     let mut buf = vec![0u8; len as usize];
     read_exact_at(&file, &mut buf, 0)?;
@@ -257,7 +266,8 @@ pub fn read_limited(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 
 /// Replaces a file durably: a temporary file beside it, sync, rename, sync of the directory.
 pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    // A bare name has an empty parent, which is no directory that can be opened.
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = std::ffi::OsString::from(".new-");
     name.push(path.file_name().unwrap_or_default());
     let tmp = dir.join(name);

@@ -304,7 +304,7 @@ impl CheckpointView {
     pub fn of(shared: &Shared, state: &State, c: &Checkpoint, warnings: bool) -> Self {
         let task = |t: &Task| TaskView {
             source: t.source.to_string(),
-            path: state.sources.get(&t.source).map(|s| show_path(&s.path)),
+            path: state.source_ever(t.source).map(|s| show_path(&s.path)),
             state: word(t.state),
             as_of: utc_time(t.as_of_ms),
             files: t.stats.files,

@@ -5,7 +5,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
-use zoneward_actors::init::put_owner_key;
+use zoneward_actors::init::{put_owner_key, try_owner_key};
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
 use zoneward_sectors::fsx;
@@ -66,8 +66,12 @@ fn replace(zone: &mut Zone, file: &OwnerKeyFile) -> Result<(), Failure> {
         Failure::new(1110, exit::FAILED, format!("{} cannot be written; the old one is still there", path.display()))
             .why(e.to_string())
     })?;
-    put_owner_key(zone, file, with_passphrase)?;
-    Ok(())
+    put_owner_key(zone, file, with_passphrase).map_err(|e| {
+        Failure::from(e).help(
+            "the keys are changed here, and a target still holds the old ones: keep the old kit and passphrase until the \
+             next backup has put the new ones there (zoneward check names the target)",
+        )
+    })
 }
 
 fn kit_path(zone: &Zone, kit: Option<&Path>) -> std::path::PathBuf {
@@ -92,6 +96,9 @@ pub fn key(g: &Global, out: Out, command: KeyCommand) -> Result<i32, Failure> {
             .help("keys are changed on all targets at once: bring it back and try again"));
     }
     let mut u = unlock(g, &zone)?;
+    try_owner_key(&zone).map_err(|e| {
+        Failure::from(e).help("nothing was changed: keys are changed on all targets at once; mend it and try again")
+    })?;
     match command {
         KeyCommand::ShowRecovery { kit } => {
             let words = Words::generate();

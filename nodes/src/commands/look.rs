@@ -54,7 +54,7 @@ fn checkpoint_json(zone: &Zone, c: &Checkpoint) -> serde_json::Value {
         .tasks
         .iter()
         .map(|t| {
-            let path = zone.state().sources.get(&t.source).map(|s| show_path(&s.path));
+            let path = zone.state().source_ever(t.source).map(|s| show_path(&s.path));
             serde_json::json!({
                 "source": t.source, "path": path, "as_of": utc_time(t.as_of_ms), "carried": t.state == TaskState::Carried,
                 "files": t.stats.files, "bytes": t.stats.bytes, "new_bytes": t.stats.new_bytes, "unread": t.stats.unread,
@@ -93,7 +93,7 @@ pub fn checkpoints(g: &Global, out: Out, a: &CheckpointsArgs) -> Result<i32, Fai
         };
         out.answer(format!("{:>5}  {:.8}  {}{note}", c.seq, c.id.to_string(), local_time(c.started_ms)));
         for t in &c.tasks {
-            let Some(s) = zone.state().sources.get(&t.source) else { continue };
+            let Some(s) = zone.state().source_ever(t.source) else { continue };
             let as_of = if t.state == TaskState::Carried {
                 format!("  as of {}", local_time(t.as_of_ms))
             } else {
