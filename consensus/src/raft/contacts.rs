@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use zoneward_sectors::ids::NodeId;
 
 use super::network::{Peers, ask};
+use super::node::has_vote;
 use super::types::{Peer, Types};
 use super::wire::{Heard, Request, Response};
 
@@ -114,6 +115,7 @@ impl Guard {
     /// Runs until the node stops.
     pub async fn run(self) {
         loop {
+            self.raft.runtime_config().heartbeat(!self.leads_without_a_vote());
             let may = self.may_stand().await;
             self.raft.runtime_config().elect(may);
             sleep(self.period).await;
@@ -121,6 +123,14 @@ impl Guard {
                 return;
             }
         }
+    }
+
+    /// openraft lets a leader lead on that lost its vote and was started again. It falls silent here, so that those who
+    /// vote choose another one.
+    fn leads_without_a_vote(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let m = metrics.borrow();
+        m.current_leader == Some(self.me) && !has_vote(&m, self.me)
     }
 
     async fn may_stand(&self) -> bool {

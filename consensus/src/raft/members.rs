@@ -54,10 +54,6 @@ impl Consensus {
             return Err(ProposeError::Members("another change is under way: try again when it is done".into()));
         };
         let mut members = self.members_now();
-        // A leader that was removed leads on until that is committed; it changes no members any more.
-        if !members.voter_ids().any(|id| id == self.0.me) {
-            return Err(ProposeError::NotLeader { leader: None });
-        }
         if members.get_joint_config().len() > 1 {
             members = self.step(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await?.unwrap_or(members);
         }

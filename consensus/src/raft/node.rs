@@ -438,13 +438,24 @@ impl Consensus {
     }
 
     pub(super) fn must_lead(&self) -> Result<(), ProposeError> {
-        let leader = self.leader();
-        if leader == Some(self.0.me) { Ok(()) } else { Err(ProposeError::NotLeader { leader }) }
+        let metrics = self.0.raft.metrics();
+        let m = metrics.borrow();
+        match m.current_leader {
+            Some(me) if me == self.0.me && has_vote(&m, me) => Ok(()),
+            // One that lost its vote hands over: see the guard.
+            Some(me) if me == self.0.me => Err(ProposeError::NotLeader { leader: None }),
+            leader => Err(ProposeError::NotLeader { leader }),
+        }
     }
 
     pub(super) async fn wait<T>(&self, what: impl Future<Output = T>) -> Result<T, ProposeError> {
         timeout(self.0.wait, what).await.map_err(|_| ProposeError::Unknown)
     }
+}
+
+/// Whether a node votes, as far as this one knows.
+pub(super) fn has_vote(m: &RaftMetrics<NodeId, Peer>, node: NodeId) -> bool {
+    m.membership_config.voter_ids().any(|id| id == node)
 }
 
 fn role(m: &RaftMetrics<NodeId, Peer>) -> Role {
