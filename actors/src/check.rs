@@ -193,7 +193,12 @@ impl Checker<'_> {
     }
 
     fn copies(&mut self) -> Result<(), ZoneError> {
-        let all: Vec<BackupCopy> = self.zone.state().copies.values().filter(|c| !c.is_open()).cloned().collect();
+        let state = self.zone.state();
+        let whole = |c: &BackupCopy| c.is_stored();
+        let in_place: BTreeSet<_> = state.copies.values().filter(|c| whole(c)).map(|c| (c.sector, c.target)).collect();
+        // One that was damaged or lost, and that its target has anew, matters no more.
+        let counts = |c: &&BackupCopy| !c.is_open() && (whole(c) || !in_place.contains(&(c.sector, c.target)));
+        let all: Vec<BackupCopy> = state.copies.values().filter(counts).cloned().collect();
         self.report.sectors = all.iter().map(|c| c.sector).collect::<BTreeSet<_>>().len() as u64;
         let mut opened = Vec::new();
         for c in &all {
@@ -241,9 +246,12 @@ impl Checker<'_> {
         };
         let mut jobs: Vec<(usize, u64)> = Vec::new();
         for (i, (_, reader, _)) in opened.iter().enumerate() {
-            jobs.extend(
-                (0..reader.layout().segments()).filter(|_| percent >= 100.0 || chosen(percent)).map(|s| (i, s)),
-            );
+            let (all, before) = (reader.layout().segments(), jobs.len());
+            jobs.extend((0..all).filter(|_| percent >= 100.0 || chosen(percent)).map(|s| (i, s)));
+            // Of a small sector too something is read.
+            if jobs.len() == before && percent > 0.0 && all > 0 {
+                jobs.push((i, any_of(all)));
+            }
         }
         self.progress.total.store(jobs.len() as u64, Ordering::Relaxed);
         let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
@@ -401,6 +409,13 @@ fn chosen(percent: f64) -> bool {
     let mut b = [0u8; 4];
     zoneward_sectors::crypto::fill_random(&mut b);
     f64::from(u32::from_le_bytes(b)) < percent / 100.0 * f64::from(u32::MAX)
+}
+
+/// Any number below `n`.
+fn any_of(n: u64) -> u64 {
+    let mut b = [0u8; 8];
+    zoneward_sectors::crypto::fill_random(&mut b);
+    u64::from_le_bytes(b) % n.max(1)
 }
 
 /// The tar ranges of the frames that touch segment `s`.

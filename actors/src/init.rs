@@ -12,7 +12,7 @@ use zoneward_sectors::ids::{NodeId, TargetId, ZoneId};
 use zoneward_sectors::keyfile::{OwnerKeyFile, Words};
 use zoneward_sectors::owner::{OwnerKeys, RsaSize};
 use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
-use zoneward_targets::{Credentials, Existing, ObjectName, Target, Url};
+use zoneward_targets::{Credentials, Existing, ObjectName, Target, TargetError, Url};
 use zoneward_transport::identity::NodeIdentity;
 
 use crate::clock::now_ms;
@@ -113,10 +113,21 @@ fn create_target(place: &Place) -> Result<Arc<dyn Target>, ZoneError> {
     match zoneward_targets::create(url, TargetId::random(), Existing::Refuse, credentials.as_ref()) {
         Ok(t) => Ok(Arc::from(t)),
         Err(refused) => match zoneward_targets::open(url, None, credentials.as_ref()) {
-            Ok(t) if t.list_zones().is_ok_and(|z| z.is_empty()) => Ok(Arc::from(t)),
+            Ok(t) if never_used(t.as_ref()).is_ok_and(|never| never) => Ok(Arc::from(t)),
             _ => Err(refused.into()),
         },
     }
+}
+
+/// Whether no zone has stored anything on a target: an `init` that was cut may have left an owner's sealed key there.
+fn never_used(target: &dyn Target) -> Result<bool, TargetError> {
+    for alias in target.list_zones()? {
+        let head = target.get_object(alias, ObjectName::Pointer, 1 << 20);
+        if !head.is_err_and(|e| e.is_not_found()) || !target.list(alias)?.sectors.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What an interrupted `init` left: nothing in it was ever used.

@@ -1,6 +1,6 @@
 //! The control plane's side of packing: opens sectors on the first target, seals them, and records both.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use zoneward_consensus::command::Command;
@@ -23,6 +23,8 @@ pub(crate) struct Provider<'a> {
     copies: u8,
     min_priority: i32,
     target: TargetId,
+    /// Targets that did not take a sector: their copies are made later.
+    refused: BTreeSet<TargetId>,
     open: HashMap<SectorId, (CopyId, Arc<TargetOut>)>,
     pub sectors: u64,
     pub stored_bytes: u64,
@@ -35,9 +37,16 @@ fn failed(what: &str, e: impl Into<ZoneError>) -> PackError {
 /// The target for a first copy: one that the packer can write to while it packs; a directory before one behind a
 /// network, because further copies are made from it; then the one with the most room.
 pub(crate) fn first_target(zone: &Zone) -> Result<TargetId, ZoneError> {
+    first_target_but(zone, &BTreeSet::new(), 0)
+}
+
+/// The same, without those that refused one, for a sector of this class.
+fn first_target_but(zone: &Zone, refused: &BTreeSet<TargetId>, class_log2: u8) -> Result<TargetId, ZoneError> {
     let usable = zone.targets().iter().filter(|(id, t)| {
         let known = zone.state().targets.get(id);
-        known.is_some_and(|k| !k.paused) && t.capabilities().ordered_write
+        let can = t.capabilities();
+        let fits = can.ordered_write && can.max_class_log2 >= class_log2;
+        known.is_some_and(|k| !k.paused) && !refused.contains(id) && fits
     });
     let near = |id: &TargetId| zone.state().targets.get(id).is_some_and(|k| k.url.starts_with("file:"));
     usable
@@ -56,7 +65,8 @@ pub(crate) fn first_target(zone: &Zone) -> Result<TargetId, ZoneError> {
 impl<'a> Provider<'a> {
     pub fn new(zone: &'a mut Zone, checkpoint: CheckpointId, copies: u8, min_priority: i32) -> Result<Self, ZoneError> {
         let target = first_target(zone)?;
-        Ok(Self { zone, checkpoint, copies, min_priority, target, open: HashMap::new(), sectors: 0, stored_bytes: 0 })
+        let (refused, open) = (BTreeSet::new(), HashMap::new());
+        Ok(Self { zone, checkpoint, copies, min_priority, target, refused, open, sectors: 0, stored_bytes: 0 })
     }
 
     /// Throws away what is not sealed.
@@ -68,8 +78,23 @@ impl<'a> Provider<'a> {
         }
     }
 
+    /// Opens a sector where its first copy goes. A target that cannot begin one gives way to the next.
     fn open_sector(&mut self, class_log2: u8) -> Result<OpenedSector, ZoneError> {
-        let sector = SectorId::random();
+        loop {
+            let sector = SectorId::random();
+            match self.open_on_target(sector, class_log2) {
+                Err(e @ ZoneError::Target(_)) => {
+                    self.zone.propose(Command::AbandonSector { sector })?;
+                    self.refused.insert(self.target);
+                    // The first reason tells most.
+                    self.target = first_target_but(self.zone, &self.refused, class_log2).map_err(|_| e)?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn open_on_target(&mut self, sector: SectorId, class_log2: u8) -> Result<OpenedSector, ZoneError> {
         fsx::point("open-sector:before");
         self.zone.propose(Command::OpenSector {
             sector,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use zoneward_consensus::command::Command;
-use zoneward_consensus::model::CopyState;
+use zoneward_consensus::model::{CopyState, State};
 use zoneward_consensus::plan::{Work, plan};
 use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
 
@@ -115,7 +115,25 @@ pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Sett
             settled.failed.push(format!("target {} cannot be reached and waits for its copies", u.name));
         }
     }
+    for sector in without_a_copy(zone.state()) {
+        settled.failed.push(format!(
+            "sector {}: no whole copy is left, and the newest checkpoint needs it: zoneward backup --full stores anew what \
+             is still there",
+            short(sector)
+        ));
+    }
     Ok(settled)
+}
+
+/// Sectors that the newest checkpoint builds on and of which no copy is whole, as far as is known.
+fn without_a_copy(state: &State) -> BTreeSet<SectorId> {
+    let newest = state.checkpoints.values().filter(|c| c.is_complete()).max_by_key(|c| c.seq);
+    let layers = newest.into_iter().flat_map(|c| &c.tasks).flat_map(|t| &t.layers).filter_map(|l| state.layers.get(l));
+    let mut needed: BTreeSet<SectorId> = layers.flat_map(|l| &l.parts).map(|p| p.sector).collect();
+    for c in state.copies.values().filter(|c| c.is_stored()) {
+        needed.remove(&c.sector);
+    }
+    needed
 }
 
 /// A target's trouble must not stop what the others can do, nor undo what is stored: what cannot be read because its

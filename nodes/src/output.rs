@@ -44,11 +44,9 @@ impl Out {
         put(&value.to_string());
     }
 
-    /// Something a person should know, on standard error.
+    /// Something a person should know, on standard error: also one who wants to hear of trouble alone.
     pub fn warn(&self, line: impl AsRef<str>) {
-        if !self.quiet {
-            tell(&format!("warning: {}", one_line(line.as_ref())));
-        }
+        tell(&format!("warning: {}", one_line(line.as_ref())));
     }
 }
 

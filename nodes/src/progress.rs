@@ -14,8 +14,33 @@ pub struct Meter {
     pub done: AtomicU64,
     pub total: AtomicU64,
     pub label: Mutex<String>,
+    /// The file under way, shown in the label's place once there is one.
+    pub file: Mutex<String>,
     /// `done` and `total` are bytes, not counts.
     pub bytes: AtomicBool,
+}
+
+impl Meter {
+    /// Sets the label; the file under way was of the one before.
+    pub fn label(&self, text: String) {
+        *self.label.lock().unwrap_or_else(|e| e.into_inner()) = text;
+        self.file.lock().unwrap_or_else(|e| e.into_inner()).clear();
+    }
+
+    /// Notes the file under way; `path` may be empty.
+    pub fn file(&self, path: &[u8]) {
+        *self.file.lock().unwrap_or_else(|e| e.into_inner()) = units::show_path(path);
+    }
+
+    fn now(&self) -> String {
+        let file = self.file.lock().unwrap_or_else(|e| e.into_inner());
+        let label = self.label.lock().unwrap_or_else(|e| e.into_inner());
+        match (label.is_empty(), file.is_empty()) {
+            (_, true) => label.clone(),
+            (true, false) => file.clone(),
+            (false, false) => format!("{label}/{file}"),
+        }
+    }
 }
 
 /// Seconds over which the rate is smoothed.
@@ -119,7 +144,7 @@ fn json_line(meter: &Meter, rate: &Rate) -> serde_json::Value {
         "done": meter.done.load(Ordering::Relaxed), "total": meter.total.load(Ordering::Relaxed),
         "unit": if meter.bytes.load(Ordering::Relaxed) { "bytes" } else { "items" },
         "per_second": rate.rate.map(|r| r as u64), "seconds_left": seconds_left(meter, rate).map(|s| s as u64),
-        "current": *meter.label.lock().unwrap_or_else(|e| e.into_inner()),
+        "current": meter.now(),
     })
 }
 
@@ -152,10 +177,10 @@ fn text_line(meter: &Meter, rate: &Rate, started: Instant) -> String {
             line.push_str(&format!("  {} left", units::duration(left)));
         }
     }
-    let label = meter.label.lock().unwrap_or_else(|e| e.into_inner());
-    if !label.is_empty() {
+    let now = meter.now();
+    if !now.is_empty() {
         line.push_str("  ");
-        line.push_str(&label);
+        line.push_str(&now);
     }
     line.chars().take(width()).collect()
 }

@@ -291,3 +291,102 @@ fn one_damaged_copy_holds_up_no_other() {
         }
     }
 }
+
+/// The sectors of a target that hold files, not system data.
+fn data_sectors(target: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let (mut out, mut todo) = (Vec::new(), vec![target.to_owned()]);
+    while let Some(dir) = todo.pop() {
+        for e in fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+            if e.is_dir() {
+                todo.push(e);
+            } else if e.extension().is_some_and(|x| x == "zws") && fs::metadata(&e).unwrap().len() > 500_000 {
+                out.push(e);
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn a_backup_that_builds_on_lost_sectors_says_so() {
+    let b = Bench::new();
+    b.init();
+    fs::write(b.path("src/a"), bench::noise(1, 600_000)).unwrap();
+    b.expect(0, &["backup", "src"]);
+    for sector in data_sectors(&b.path("target")) {
+        fs::write(sector, b"").unwrap();
+    }
+    b.expect(5, &["check"]);
+    assert!(b.expect(3, &["backup"]).contains("backup --full"));
+    b.expect(0, &["backup", "--full"]);
+    b.expect(0, &["restore", "latest", "--to", "out", "--verify"]);
+}
+
+#[test]
+fn a_copy_that_its_target_has_anew_is_no_longer_looked_for() {
+    let b = Bench::new();
+    b.expect(0, &["init", "--target", "target", "--target", "second", "--sector-min", "1MiB"]);
+    fs::write(b.path("src/a"), bench::noise(1, 600_000)).unwrap();
+    b.expect(0, &["backup", "--copies", "2", "src"]);
+    let sectors = data_sectors(&b.path("second"));
+    fs::remove_file(&sectors[0]).unwrap();
+    b.expect(5, &["check"]);
+    b.expect(0, &["backup"]);
+    assert_eq!(data_sectors(&b.path("second")).len(), 1);
+    b.expect(0, &["check", "--read-data"]);
+    b.expect(0, &["check", "--read-data-subset", "0.0001%"]);
+}
+
+#[test]
+fn a_target_that_takes_nothing_gives_way_to_another() {
+    let b = Bench::new();
+    b.expect(0, &["init", "--target", "target", "--target", "second", "--sector-min", "1MiB"]);
+    fs::write(b.path("src/a"), bench::noise(1, 600_000)).unwrap();
+    b.expect(0, &["backup", "src"]);
+    // A file in the place of the folder: whoever runs this, nothing can be begun there.
+    for (n, target) in ["target", "second"].into_iter().enumerate() {
+        let zone = fs::read_dir(b.path(target).join("zones")).unwrap().next().unwrap().unwrap().path();
+        let (incoming, aside) = (zone.join("incoming"), zone.join("aside"));
+        if incoming.exists() {
+            fs::rename(&incoming, &aside).unwrap();
+        }
+        fs::write(&incoming, b"").unwrap();
+        fs::write(b.path(&format!("src/{n}")), bench::noise(n as u64 + 7, 600_000)).unwrap();
+        let said = b.expect(3, &["backup"]);
+        assert!(said.contains("still to be made") || said.contains("incoming"), "{said}");
+        b.expect(0, &["cat", "latest", b.path(&format!("src/{n}")).to_str().unwrap()]);
+        fs::remove_file(&incoming).unwrap();
+        if aside.exists() {
+            fs::rename(&aside, &incoming).unwrap();
+        }
+        b.expect(0, &["backup"]);
+    }
+}
+
+#[test]
+fn files_whose_size_is_not_told_are_stored_as_they_read() {
+    let b = Bench::new();
+    b.init();
+    let path = "/proc/version";
+    let content = fs::read_to_string(path).unwrap();
+    assert_eq!(fs::metadata(path).unwrap().len(), 0);
+    b.expect(0, &["backup", path]);
+    assert_eq!(b.expect(0, &["cat", "latest", path]), content);
+    b.expect(0, &["restore", "latest", "--to", "out", "--verify"]);
+    assert_eq!(fs::read_to_string(b.path("out/proc/version")).unwrap(), content);
+}
+
+#[test]
+fn an_init_that_was_cut_can_be_run_again_on_its_target() {
+    let b = Bench::new();
+    b.init();
+    // As if it had been cut before the state got its name, with the owner's key on the target already.
+    fs::rename(b.path("zone/zone.redb"), b.path("zone/zone.redb.new")).unwrap();
+    let unfinished: Vec<_> = fs::read_dir(b.path("zone")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    fs::remove_file(b.path("zone/recovery-kit.html")).unwrap();
+    b.expect(0, &["init", "--target", "target", "--sector-min", "1MiB"]);
+    fs::write(b.path("src/a"), b"a").unwrap();
+    b.expect(0, &["backup", "src"]);
+    // A target that holds backups is never taken for one that was not used.
+    assert!(b.expect(4, &["--home", "other", "init", "--target", "target"]).contains("ZW-1315"), "{unfinished:?}");
+}

@@ -15,6 +15,7 @@ pub mod child;
 pub mod chunk;
 pub mod clone;
 pub mod crypto;
+pub mod current;
 pub mod diff;
 pub mod entry;
 pub mod frames;

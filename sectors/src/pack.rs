@@ -24,6 +24,7 @@ use crossbeam_channel::{bounded, unbounded};
 
 use crate::catalog::{CatalogError, SectorTable};
 use crate::chunk::Chunker;
+use crate::current::Current;
 use crate::diff::Change;
 use crate::entry::Stamp;
 use crate::header::Header;
@@ -113,6 +114,8 @@ pub struct Progress {
     pub new_bytes: AtomicU64,
     /// Bytes of raw sectors written.
     pub stored: AtomicU64,
+    /// The file that is read, as a path in its source.
+    pub current: Current,
     /// Set it to stop at the next piece.
     pub stop: Arc<AtomicBool>,
 }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use crate::catalog::CatalogError;
+use crate::current::Current;
 use crate::entry::{Entry, Kind};
 use crate::place::{Place, PlaceError};
 use crate::sector_reader::{SectorReadError, SectorReader};
@@ -58,6 +59,8 @@ pub struct Settings {
 pub struct Progress {
     pub bytes: AtomicU64,
     pub entries: AtomicU64,
+    /// The file that is written, as a path below the place that is restored to.
+    pub current: Current,
     /// Set it to stop.
     pub stop: Arc<AtomicBool>,
 }

@@ -3,7 +3,7 @@
 mod shared;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use zoneward_actors::backup::{BackupReport, BackupRequest, Event, backup as run_backup};
@@ -96,22 +96,28 @@ pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
 /// Runs a backup with its progress shown.
 pub(crate) fn with_progress(g: &Global, zone: &mut Zone, request: &BackupRequest) -> Result<BackupReport, Failure> {
     let progress = Arc::new(Progress { stop: crate::interrupt::stop(), ..Progress::default() });
-    let meter = Arc::new(Meter::default());
+    let (meter, packing) = (Arc::new(Meter::default()), Arc::new(AtomicBool::new(false)));
     meter.bytes.store(true, Ordering::Relaxed);
     let shown = {
-        let progress = progress.clone();
+        let (progress, packing) = (progress.clone(), packing.clone());
         Display::start(g, meter.clone(), move |m| {
-            m.done.store(progress.read.load(Ordering::Relaxed), Ordering::Relaxed)
+            m.done.store(progress.read.load(Ordering::Relaxed), Ordering::Relaxed);
+            if packing.load(Ordering::Relaxed) {
+                m.file(&progress.current.ask());
+            }
         })
     };
-    let label = |text: String| *meter.label.lock().unwrap_or_else(|e| e.into_inner()) = text;
+    let label = |text: String, files: bool| {
+        packing.store(files, Ordering::Relaxed);
+        meter.label(text);
+    };
     let report = run_backup(zone, request, &progress, &mut |event| match event {
-        Event::Scanning(p) => label(format!("scanning {}", p.display())),
+        Event::Scanning(p) => label(format!("scanning {}", p.display()), false),
         Event::Scanned(_, c) => {
             meter.total.fetch_add(c.changed_bytes, Ordering::Relaxed);
         }
-        Event::Packing { path, .. } => label(format!("{}", path.display())),
-        Event::Finishing => label("copies and system data".into()),
+        Event::Packing { path, .. } => label(format!("{}", path.display()), true),
+        Event::Finishing => label("copies and system data".into(), false),
     })?;
     drop(shown);
     Ok(report)

@@ -91,7 +91,10 @@ pub(crate) fn run(g: &Global, zone: &Zone, request: &RestoreRequest<'_>) -> Resu
     meter.total.store(all, Ordering::Relaxed);
     let shown = {
         let progress = progress.clone();
-        Display::start(g, meter, move |m| m.done.store(progress.bytes.load(Ordering::Relaxed), Ordering::Relaxed))
+        Display::start(g, meter, move |m| {
+            m.done.store(progress.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+            m.file(&progress.current.ask());
+        })
     };
     let mut total = RestoreReport::default();
     restore_checkpoint(zone, request, &progress, &mut |_, r| total.add(r))?;

@@ -11,6 +11,7 @@ use zoneward_consensus::model::{Checkpoint, CheckpointState, Source, State, Task
 use zoneward_consensus::names;
 use zoneward_consensus::reading::{Reading, SnapshotKind};
 use zoneward_sectors::ids::{NodeId, SourceId};
+use zoneward_targets::Url;
 
 use super::{as_stored, open};
 use crate::cli::{Global, ReadingArgs, SourceArgs, SourceCommand};
@@ -143,6 +144,16 @@ pub(crate) fn remember(zone: &mut Zone, a: &SourceArgs, patterns: Vec<String>) -
             "note: {} holds the zone's home; its files are stored as they are found",
             path.display()
         ));
+    }
+    for t in zone.state().targets.values() {
+        let Ok(Url::File(dir)) = Url::parse_or_path(&t.url) else { continue };
+        if dir.canonicalize().is_ok_and(|d| d.starts_with(&path)) {
+            crate::output::tell(&format!(
+                "note: {} holds the target {}: each backup stores the backups before it again; leave it out with --exclude",
+                path.display(),
+                t.name
+            ));
+        }
     }
     let old = zone.state().source_at(&raw).cloned();
     put(zone, old, raw, a, patterns)

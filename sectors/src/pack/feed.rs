@@ -154,6 +154,7 @@ impl Feed<'_> {
                 return Ok(true);
             }
         };
+        self.shared.progress.current.tell(&seen.path);
         let data_len: u64 = spans.iter().map(|(a, b)| b - a).sum();
         let holes = data_len < meta.size;
         let sparse = holes.then(|| SparseMap { real_size: meta.size, spans: spans.clone() });

@@ -313,6 +313,7 @@ impl Run<'_, '_> {
             return self.lost(placer, s, "the stored content does not match its fingerprint", Cause::Damage);
         }
         self.progress.bytes.fetch_add(s.len, Ordering::Relaxed);
+        self.progress.current.tell(&w.at);
         if let [Extent::Data { .. }] = w.entry.extents[..] {
             w.left.store(0, Ordering::SeqCst);
             let done = placer.write_small(&w.at, data, &w.entry.meta, &w.entry.xattrs);
