@@ -36,6 +36,9 @@ use crate::output::Out;
 
 pub(crate) use node::SILENT_MS;
 
+/// What to do about a pattern that cannot be used.
+const PATTERNS: &str = "docs/cli.md shows what patterns may hold; nothing was changed";
+
 /// Threads for heavy work: as many as the machine has, bounded.
 pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, |n| n.get()).min(16)

@@ -40,7 +40,7 @@ impl Summary {
     pub fn of_report(r: &BackupReport) -> Self {
         let sources = r.sources.iter().map(|s| SourceSummary {
             id: s.source,
-            path: s.path.display().to_string(),
+            path: crate::units::shown(&s.path),
             stats: s.stats(),
             warnings: s.warnings(),
         });

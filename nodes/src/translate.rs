@@ -24,7 +24,8 @@ impl From<HomeError> for Failure {
             }
             HomeError::Busy { pid, .. } => Failure::new(1003, exit::BUSY, e.to_string())
                 .help(format!("wait until it is done (ps -p {pid} shows it); nothing needs to be unlocked")),
-            HomeError::Io { .. } => Failure::new(1004, exit::FAILED, chain(&e)),
+            HomeError::Io { .. } => Failure::new(1004, exit::FAILED, chain(&e))
+                .help("mend what it says (rights? a full disk?), then run it again"),
         }
     }
 }

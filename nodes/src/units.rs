@@ -79,7 +79,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 
 /// A path for JSON: text where it is text, else with its odd bytes replaced.
 pub fn shown(path: &std::path::Path) -> String {
-    path.to_string_lossy().into_owned()
+    show_path(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
 }
 
 /// Reads a rate in bytes a second: `5MiB`, `5MiB/s`.

@@ -390,3 +390,30 @@ fn an_init_that_was_cut_can_be_run_again_on_its_target() {
     // A target that holds backups is never taken for one that was not used.
     assert!(b.expect(4, &["--home", "other", "init", "--target", "target"]).contains("ZW-1315"), "{unfinished:?}");
 }
+
+#[test]
+fn a_path_that_neither_checkpoint_holds_is_an_error_of_diff_too() {
+    let b = Bench::new();
+    b.init();
+    fs::write(b.path("src/a"), b"a").unwrap();
+    b.expect(0, &["backup", "src"]);
+    fs::write(b.path("src/a"), b"b").unwrap();
+    b.expect(0, &["backup"]);
+    assert!(b.expect(0, &["diff", "1", "2", "src/a"]).contains("1 changed"));
+    assert!(b.expect(0, &["diff", "1", "2", "src"]).contains("1 changed"));
+    for args in [&["diff", "1", "2", "src/typo"][..], &["ls", "1", "/typo"]] {
+        let o = b.run(&[&["--json"], args].concat());
+        assert_eq!(o.status.code(), Some(1));
+        let lines = String::from_utf8(o.stdout).unwrap();
+        assert_eq!(lines.lines().count(), 1, "{lines}");
+        assert!(lines.contains("ZW-1602"), "{lines}");
+    }
+}
+
+#[test]
+fn pages_of_the_manual_show_what_is_typed() {
+    let b = Bench::new();
+    b.expect(0, &["man", "--dir", "man"]);
+    let page = fs::read_to_string(b.path("man/zoneward-restore.1")).unwrap();
+    assert!(page.contains("zoneward restore"), "{page}");
+}

@@ -14,7 +14,7 @@ use zoneward_sectors::ids::SourceId;
 use zoneward_sectors::pack::Progress;
 
 use super::source::{self, Remembered};
-use super::{open, threads};
+use super::{PATTERNS, open, threads};
 use crate::cli::{BackupArgs, Global, ReadingArgs, SourceArgs};
 use crate::errors::{Failure, exit};
 use crate::output::Out;
@@ -24,12 +24,17 @@ use crate::summary::Summary;
 fn patterns(a: &BackupArgs) -> Result<Vec<String>, Failure> {
     let mut all = a.exclude.clone();
     for path in &a.exclude_from {
-        let fail = |why: String| Failure::new(1405, exit::USAGE, format!("{} cannot be used", path.display())).why(why);
+        let fail = |why: String| {
+            Failure::new(1405, exit::USAGE, format!("{} cannot be used", path.display()))
+                .why(why)
+                .help("a file of patterns has one in each line, as --exclude takes them; nothing was stored")
+        };
         let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
         all.extend(parse_patterns_file(&text).map_err(|e| fail(e.to_string()))?);
     }
-    Excludes::new(&all, a.exclude_caches)
-        .map_err(|e| Failure::new(1406, exit::USAGE, "a pattern of --exclude is wrong").why(e.to_string()))?;
+    Excludes::new(&all, a.exclude_caches).map_err(|e| {
+        Failure::new(1406, exit::USAGE, "a pattern of --exclude is wrong").why(e.to_string()).help(PATTERNS)
+    })?;
     Ok(all)
 }
 

@@ -25,9 +25,14 @@ fn wrong(e: &KeyFileError) -> Failure {
         KeyFileError::WrongPassphrase(_) => {
             Failure::new(1107, exit::WRONG_KEY, "this is not the passphrase").help("try again; nothing was changed")
         }
-        e => Failure::new(1108, exit::FAILED, "the owner's key file cannot be used").why(e.to_string()),
+        e => Failure::new(1108, exit::FAILED, "the owner's key file cannot be used")
+            .why(e.to_string())
+            .help(OTHER_KEY_FILE),
     }
 }
+
+const OTHER_KEY_FILE: &str =
+    "a target holds one too, as owner-key.json: copied here, it opens at least with the 24 words";
 
 pub(crate) struct Unlocked {
     file: OwnerKeyFile,
@@ -39,7 +44,9 @@ pub(crate) struct Unlocked {
 pub(crate) fn unlock(g: &Global, zone: &Zone) -> Result<Unlocked, Failure> {
     let path = zone.home.owner_key();
     let bytes = fsx::read_limited(&path, 1 << 16).map_err(|e| {
-        Failure::new(1108, exit::FAILED, format!("{} cannot be read", path.display())).why(e.to_string())
+        Failure::new(1108, exit::FAILED, format!("{} cannot be read", path.display()))
+            .why(e.to_string())
+            .help(OTHER_KEY_FILE)
     })?;
     let file = OwnerKeyFile::from_bytes(&bytes).map_err(|e| wrong(&e))?;
     let passphrase = passphrase::get(g.passphrase_file.as_deref(), "ZONEWARD_PASSPHRASE", "passphrase")?;

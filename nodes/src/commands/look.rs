@@ -12,7 +12,7 @@ use zoneward_sectors::glob::Excludes;
 use zoneward_sectors::ids::CheckpointId;
 use zoneward_sectors::sector_reader::SectorReadError;
 
-use super::{as_stored, open};
+use super::{PATTERNS, as_stored, open};
 use crate::cli::{CatArgs, CheckpointsArgs, DiffArgs, FindArgs, Global, LsArgs};
 use crate::errors::{Failure, exit};
 use crate::output::Out;
@@ -169,20 +169,20 @@ pub fn ls(g: &Global, out: Out, a: &LsArgs) -> Result<i32, Failure> {
         }
         Ok(true)
     })?;
-    out.json(&serde_json::json!({"type": "summary", "schema": "zoneward.ls/1", "entries": n}));
     if n == 0
         && let Some(t) = &top
     {
         return Err(Failure::new(1602, exit::FAILED, format!("checkpoint {} holds no {}", a.checkpoint, show_path(t)))
             .help("zoneward find PATTERN looks in all checkpoints"));
     }
+    out.json(&serde_json::json!({"type": "summary", "schema": "zoneward.ls/1", "entries": n}));
     Ok(0)
 }
 
 pub fn find(g: &Global, out: Out, a: &FindArgs) -> Result<i32, Failure> {
     let zone = open(g)?;
     let rules = Excludes::new(std::slice::from_ref(&a.pattern), false)
-        .map_err(|e| Failure::new(1406, exit::USAGE, "the pattern is wrong").why(e.to_string()))?;
+        .map_err(|e| Failure::new(1406, exit::USAGE, "the pattern is wrong").why(e.to_string()).help(PATTERNS))?;
     let chosen: Vec<(CheckpointId, u64)> = match &a.checkpoint {
         Some(text) => zone.state().find_checkpoint(text).map(|c| vec![(c.id, c.seq)])?,
         None => zone.state().complete().iter().map(|c| (c.id, c.seq)).collect(),
@@ -235,7 +235,7 @@ pub fn diff(g: &Global, out: Out, a: &DiffArgs) -> Result<i32, Failure> {
     let mut sources: Vec<_> = old.iter().chain(&new).map(|h| (h.source, h.path.clone())).collect();
     sources.sort();
     sources.dedup();
-    let mut counts = [0u64; 3];
+    let (mut counts, mut met) = ([0u64; 3], top.is_none());
     for (source, path) in sources {
         let chain =
             |all: &[Held]| all.iter().find(|h| h.source == source).map(|h| h.layers.clone()).unwrap_or_default();
@@ -252,6 +252,10 @@ pub fn diff(g: &Global, out: Out, a: &DiffArgs) -> Result<i32, Failure> {
             let take = |e: Option<Result<Entry, _>>| e.transpose().map_err(|e| ZoneError::Catalogs(Into::into(e)));
             let x = if order.is_le() { take(left.next())? } else { None };
             let y = if order.is_ge() { take(right.next())? } else { None };
+            met = met
+                || top
+                    .as_ref()
+                    .is_some_and(|t| x.as_ref().or(y.as_ref()).is_some_and(|e| within(&join(&path, &e.path), t)));
             let (sign, what, slot, entry) = match (&x, &y) {
                 (Some(x), None) => ("-", "gone", 0, x),
                 (None, Some(y)) => ("+", "new", 1, y),
@@ -268,6 +272,10 @@ pub fn diff(g: &Global, out: Out, a: &DiffArgs) -> Result<i32, Failure> {
                 out.answer(format!("{sign} {what:<8} {}", show_path(&full)));
             }
         }
+    }
+    if let Some(t) = top.filter(|_| !met) {
+        let text = format!("neither {} nor {} holds {}", a.from, a.to, show_path(&t));
+        return Err(Failure::new(1602, exit::FAILED, text).help("zoneward find PATTERN looks in all checkpoints"));
     }
     let [gone, added, changed] = counts;
     out.json(&serde_json::json!({"type": "summary", "schema": "zoneward.diff/1", "gone": gone, "new": added, "changed": changed}));
@@ -288,10 +296,12 @@ pub fn cat(g: &Global, a: &CatArgs) -> Result<i32, Failure> {
     }
     let shown = show_path(&wanted);
     let Some((_, e)) = found else {
-        return Err(Failure::new(1602, exit::FAILED, format!("checkpoint {} holds no {shown}", a.checkpoint)));
+        return Err(Failure::new(1602, exit::FAILED, format!("checkpoint {} holds no {shown}", a.checkpoint))
+            .help("zoneward find PATTERN looks in all checkpoints"));
     };
     if e.meta.kind != Kind::File {
-        return Err(Failure::new(1603, exit::FAILED, format!("{shown} is no file but a {}", kind_name(e.meta.kind))));
+        return Err(Failure::new(1603, exit::FAILED, format!("{shown} is no file but a {}", kind_name(e.meta.kind)))
+            .help("cat shows files; zoneward ls shows what a directory holds"));
     }
     let opener = zone.opener();
     let mut stdout = std::io::stdout().lock();

@@ -172,7 +172,7 @@ pub fn man(dir: Option<&Path>) -> Result<i32, Failure> {
         }
         Some(dir) => {
             std::fs::create_dir_all(dir).map_err(fail)?;
-            for (name, command) in pages(tree, "zoneward") {
+            for (name, command) in pages(tree, &["zoneward"]) {
                 let path: PathBuf = dir.join(format!("{name}.1"));
                 std::fs::write(path, page(command).map_err(fail)?).map_err(fail)?;
             }
@@ -182,11 +182,13 @@ pub fn man(dir: Option<&Path>) -> Result<i32, Failure> {
 }
 
 /// Every command with the name of its page.
-fn pages(command: clap::Command, name: &str) -> Vec<(String, clap::Command)> {
+fn pages(command: clap::Command, words: &[&str]) -> Vec<(String, clap::Command)> {
     let mut all = vec![];
     for sub in command.get_subcommands() {
-        all.extend(pages(sub.clone(), &format!("{name}-{}", sub.get_name())));
+        all.extend(pages(sub.clone(), &[words, &[sub.get_name()]].concat()));
     }
-    all.insert(0, (name.to_owned(), command.display_name(name.to_owned())));
+    // The page is called as its file is; what is typed has spaces.
+    let name = words.join("-");
+    all.insert(0, (name.clone(), command.display_name(name).bin_name(words.join(" "))));
     all
 }

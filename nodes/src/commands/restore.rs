@@ -12,7 +12,7 @@ use zoneward_sectors::glob::Excludes;
 use zoneward_sectors::ids::CheckpointId;
 use zoneward_sectors::restore::{Progress, RestoreReport};
 
-use super::{absolute, as_stored, open, threads};
+use super::{PATTERNS, absolute, as_stored, open, threads};
 use crate::cli::{Global, RestoreArgs};
 use crate::errors::{Failure, exit};
 use crate::output::Out;
@@ -20,7 +20,8 @@ use crate::progress::{Display, Meter};
 use crate::units::{bytes, count, duration, plural, show_path};
 
 fn globs(patterns: &[String]) -> Result<Excludes, Failure> {
-    Excludes::new(patterns, false).map_err(|e| Failure::new(1406, exit::USAGE, "a pattern is wrong").why(e.to_string()))
+    Excludes::new(patterns, false)
+        .map_err(|e| Failure::new(1406, exit::USAGE, "a pattern is wrong").why(e.to_string()).help(PATTERNS))
 }
 
 /// What is wanted, by absolute path.
