@@ -131,6 +131,10 @@ fn of_target<'e>(e: &'e (dyn std::error::Error + 'static)) -> Option<&'e TargetE
         if let Some(t) = e.downcast_ref::<TargetError>() {
             return Some(t);
         }
+        // Transparent: it hides what it holds from those who ask for its source.
+        if let Some(ZoneError::Target(t)) = e.downcast_ref::<ZoneError>() {
+            return Some(t);
+        }
         let inner = e.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
         if let Some(t) = inner.and_then(|x| x.downcast_ref::<TargetError>()) {
             return Some(t);

@@ -354,13 +354,27 @@ fn a_target_that_takes_nothing_gives_way_to_another() {
         fs::write(b.path(&format!("src/{n}")), bench::noise(n as u64 + 7, 600_000)).unwrap();
         let said = b.expect(3, &["backup"]);
         assert!(said.contains("still to be made") || said.contains("incoming"), "{said}");
-        b.expect(0, &["cat", "latest", b.path(&format!("src/{n}")).to_str().unwrap()]);
+        let o = b.run(&["cat", "latest", b.path(&format!("src/{n}")).to_str().unwrap()]);
+        assert!(o.status.success() && o.stdout == bench::noise(n as u64 + 7, 600_000));
         fs::remove_file(&incoming).unwrap();
         if aside.exists() {
             fs::rename(&aside, &incoming).unwrap();
         }
         b.expect(0, &["backup"]);
     }
+}
+
+#[test]
+fn what_the_only_target_refuses_is_told_of_the_target() {
+    let b = Bench::new();
+    b.init();
+    fs::write(b.path("src/a"), b"a").unwrap();
+    b.expect(0, &["backup", "src"]);
+    let zone = fs::read_dir(b.path("target/zones")).unwrap().next().unwrap().unwrap().path();
+    let _ = fs::remove_dir(zone.join("incoming"));
+    fs::write(zone.join("incoming"), b"").unwrap();
+    fs::write(b.path("src/b"), b"b").unwrap();
+    assert!(b.expect(4, &["backup"]).contains("ZW-1315"));
 }
 
 #[test]

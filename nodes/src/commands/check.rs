@@ -131,5 +131,11 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &CheckReport, seconds: f64) -> i32 
         duration(seconds),
         if r.is_clean() { "no damage" } else { "see above" }
     ));
+    if r.findings.iter().any(|f| f.damage && f.sector.is_some()) {
+        out.say(
+            "next: zoneward backup makes copies anew of what another target has whole; of what no target has whole,\n      \
+             zoneward backup --full stores anew what is still in its source",
+        );
+    }
     code
 }
