@@ -48,7 +48,7 @@ pub(super) async fn put(client: &Client, alias: ZoneAlias, name: ObjectName, byt
 
 pub(super) async fn get(client: &Client, alias: ZoneAlias, name: ObjectName, limit: u64) -> Result<Bytes, TargetError> {
     let (op, what, folder) = (Op::GetObject, place::object(alias, name), place::zone(alias));
-    let mut torn = false;
+    let (mut torn, mut denied) = (false, None);
     for _ in 0..LOOKS_MAX {
         let all = versions(client, op, alias, name).await?;
         if all.is_empty() {
@@ -60,6 +60,11 @@ pub(super) async fn get(client: &Client, alias: ZoneAlias, name: ObjectName, lim
                 // On its way, or damaged: the one before it counts.
                 Ok(_) => torn = true,
                 Err(e) if e.is_not_found() => {}
+                // Apache says so too of a file that went away after it had looked: it counts if it is still there.
+                Err(TargetError::Denied { .. }) if denied.as_ref() != Some(&version) => {
+                    denied = Some(version);
+                    break;
+                }
                 Err(e) => return Err(e),
             }
         }
