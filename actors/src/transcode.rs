@@ -44,9 +44,10 @@ pub(crate) fn copy_sector(
     loop {
         let mut from = None;
         match copy_from_one(zone, sector, target, threads, progress, &mut from) {
-            Err(e) if e.is_damage() => {
+            // What was read of it is wrong; a damaged record of the new copy says nothing against the one it is made of.
+            Err(ZoneError::Read(e)) if e.is_damage() => {
                 let taken_for_whole = |id: &CopyId| zone.state().copies.get(id).is_some_and(BackupCopy::is_stored);
-                let Some(copy) = from.filter(taken_for_whole) else { return Err(e) };
+                let Some(copy) = from.filter(taken_for_whole) else { return Err(e.into()) };
                 // Each round marks one of them: it ends.
                 zone.propose(Command::MarkCopy { copy, state: CopyState::Damaged })?;
             }

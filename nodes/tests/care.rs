@@ -378,19 +378,6 @@ fn what_the_only_target_refuses_is_told_of_the_target() {
 }
 
 #[test]
-fn files_whose_size_is_not_told_are_stored_as_they_read() {
-    let b = Bench::new();
-    b.init();
-    let path = "/proc/version";
-    let content = fs::read_to_string(path).unwrap();
-    assert_eq!(fs::metadata(path).unwrap().len(), 0);
-    b.expect(0, &["backup", path]);
-    assert_eq!(b.expect(0, &["cat", "latest", path]), content);
-    b.expect(0, &["restore", "latest", "--to", "out", "--verify"]);
-    assert_eq!(fs::read_to_string(b.path("out/proc/version")).unwrap(), content);
-}
-
-#[test]
 fn an_init_that_was_cut_can_be_run_again_on_its_target() {
     let b = Bench::new();
     b.init();

@@ -252,7 +252,8 @@ pub fn read_limited(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         |len| io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes, more than the limit of {limit}"));
     if !meta.is_file() {
         // A pipe, or what a shell puts in a file's place: its length shows at its end.
-        let mut buf = Vec::new();
+        // Room at once: a secret that comes so leaves no pieces in memory.
+        let mut buf = Vec::with_capacity(limit.min(1 << 16) as usize + 1);
         io::Read::read_to_end(&mut io::Read::take(&file, limit.saturating_add(1)), &mut buf)?;
         return if buf.len() as u64 > limit { Err(too_long(buf.len() as u64)) } else { Ok(buf) };
     }
