@@ -16,6 +16,7 @@ use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CheckpointId, LayerId, SourceId};
 use zoneward_sectors::index::ChunkIndex;
 use zoneward_sectors::pack::{PackReport, Packer, Progress, Settings, Task};
+use zoneward_sectors::shown::show_path;
 
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
@@ -380,7 +381,7 @@ fn stats_of(r: &SourceReport) -> TaskStats {
         new_bytes: packed.new_bytes,
         unread: counts.unread + packed.unread_count,
         sockets: counts.sockets,
-        excluded: counts.excluded + counts.caches + counts.other_file_systems,
+        excluded: counts.excluded + counts.caches + counts.other_file_systems + counts.kernel,
         unsteady: packed.unsteady_count,
         vanished: counts.vanished + packed.vanished,
         hooks_failed: r.hooks_failed,
@@ -388,7 +389,7 @@ fn stats_of(r: &SourceReport) -> TaskStats {
 }
 
 fn warnings_of(r: &SourceReport) -> Vec<String> {
-    let show = |p: &[u8]| String::from_utf8_lossy(p).into_owned();
+    let show = show_path;
     let scan =
         r.troubles.iter().filter(|t| !t.vanished).map(|t| format!("{}: cannot {}: {}", show(&t.path), t.what, t.error));
     let unread = r.packed.unread.iter().map(|(p, why)| format!("{}: {why}", show(p)));
@@ -556,9 +557,9 @@ fn pack_group(
     Ok((reports, sectors, bytes))
 }
 
-/// Bytes a source will bring, about: content, and headers and catalog lines for each entry.
+/// Bytes a source will bring, about: content without holes, and headers and catalog lines for each entry.
 fn estimate(s: &Survey) -> u64 {
-    s.counts.changed_bytes + 1024 * (s.counts.new + s.counts.changed)
+    s.counts.changed_data + 1024 * (s.counts.new + s.counts.changed)
 }
 
 fn stamp_of(ms: u64) -> Stamp {

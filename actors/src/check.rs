@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use zoneward_consensus::model::Copy as BackupCopy;
 use zoneward_sectors::crypto::sha256;
+use zoneward_sectors::current::Current;
 use zoneward_sectors::entry::Extent;
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
@@ -14,6 +15,7 @@ use zoneward_sectors::keyfile::OwnerKeyFile;
 use zoneward_sectors::limits::SEGMENT_LEN;
 use zoneward_sectors::pack::IndexJson;
 use zoneward_sectors::sector_reader::{SectorReadError, SectorReader};
+use zoneward_sectors::shown::show_path;
 use zoneward_sectors::stream::Leaf;
 use zoneward_targets::{ObjectName, TargetError};
 
@@ -84,8 +86,11 @@ impl CheckReport {
 /// Live figures of a check.
 #[derive(Debug, Default)]
 pub struct CheckProgress {
+    /// Bytes read, and to be read.
     pub done: AtomicU64,
     pub total: AtomicU64,
+    /// The target and the sector that are looked at, or the source whose catalog is.
+    pub current: Current,
     pub stop: Arc<AtomicBool>,
 }
 
@@ -206,6 +211,7 @@ impl Checker<'_> {
                 continue; // Said already, once for the target.
             }
             self.report.copies += 1;
+            self.progress.current.tell(self.label(c).as_bytes());
             match self.open(c) {
                 Ok((reader, leaves)) => opened.push((c, reader, leaves)),
                 Err(e) => {
@@ -220,6 +226,12 @@ impl Checker<'_> {
         let seen = all.iter().filter(|c| self.zone.target(c.target).is_some()).map(|c| c.id);
         self.report.whole = seen.filter(|c| !bad.contains(c)).collect();
         Ok(())
+    }
+
+    /// A copy, as progress shows it.
+    fn label(&self, c: &BackupCopy) -> String {
+        let target = self.zone.state().targets.get(&c.target).map_or("", |t| &t.name);
+        format!("{target}: sector {}", c.sector)
     }
 
     /// Header, chain, commitment, trailer, seek table, leaf table, index.
@@ -253,7 +265,9 @@ impl Checker<'_> {
                 jobs.push((i, any_of(all)));
             }
         }
-        self.progress.total.store(jobs.len() as u64, Ordering::Relaxed);
+        let len = |(i, s): &(usize, u64)| opened.get(*i).map_or(0, |(_, r, _)| r.layout().segment_len(*s) as u64);
+        self.progress.total.store(jobs.iter().map(len).sum(), Ordering::Relaxed);
+        let labels: Vec<String> = opened.iter().map(|(c, ..)| self.label(c)).collect();
         let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
         let bad: Mutex<Vec<(usize, u64, SectorReadError)>> = Mutex::default();
         let work = || {
@@ -261,13 +275,14 @@ impl Checker<'_> {
             while !self.progress.stop.load(Ordering::Relaxed) {
                 let Some((i, s)) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) else { return };
                 let Some((_, reader, leaves)) = opened.get(*i) else { return };
+                self.progress.current.tell(labels[*i].as_bytes());
                 plain.resize(reader.layout().segment_len(*s), 0);
                 let read = reader.read_segment(*s, &mut scratch, &mut plain).and_then(|()| {
                     let right = leaves.get(*s as usize) == Some(blake3::hash(&plain).as_bytes());
                     if right { Ok(()) } else { Err(SectorReadError::Leaf(*s)) }
                 });
                 bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
-                self.progress.done.fetch_add(1, Ordering::Relaxed);
+                self.progress.done.fetch_add(plain.len() as u64, Ordering::Relaxed);
                 if let Err(e) = read {
                     bad.lock().unwrap_or_else(|e| e.into_inner()).push((*i, *s, e));
                 }
@@ -360,7 +375,7 @@ impl Checker<'_> {
                         self.report.entries += 1;
                         let path = || [&top[..], b"/", &e.path].concat();
                         if let Some(what) = outside(&e.extents, &ends) {
-                            let shown = String::from_utf8_lossy(&path()).into_owned();
+                            let shown = show_path(&path());
                             self.find(None, None, None, format!("{shown}: {what}"), true);
                         }
                         if let Some(other_copy) = reached(&e.extents, &lost) {

@@ -53,7 +53,7 @@ pub enum ZoneError {
     Source { path: PathBuf, source: std::io::Error },
     #[error("{path} held {held} entries and is empty now")]
     SourceEmpty { path: PathBuf, held: u64 },
-    #[error("{path} was {was} and is {now} now: is a disk not mounted?")]
+    #[error("{path} was {was} and is {now} now: is the right disk mounted?")]
     SourceMoved { path: PathBuf, was: String, now: String },
     #[error("the command {what} {path} failed: {why}")]
     Hook { path: PathBuf, what: &'static str, why: String },

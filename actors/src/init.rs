@@ -40,15 +40,26 @@ pub struct NewZone {
     pub passphrase_on_targets: bool,
 }
 
-/// A new zone, and what only its owner may see.
-#[derive(Debug)]
-pub struct Made {
-    pub zone: Zone,
-    pub words: Words,
+/// Makes a zone in a home. Targets are tried first, so that a wrong URL leaves no half-made zone. `keep_words` runs before
+/// the zone counts as made: there is no zone whose words nobody kept.
+pub fn init<E: From<ZoneError>>(
+    home_dir: &Path,
+    new: &NewZone,
+    passphrase: &str,
+    keep_words: impl FnOnce(&Zone, &Words) -> Result<(), E>,
+) -> Result<Zone, E> {
+    let (zone, words) = prepare(home_dir, new, passphrase)?;
+    keep_words(&zone, &words)?;
+    fsx::point("init:before");
+    let (from, to) = (zone.home.unfinished_state(), zone.home.state());
+    let finished = fsx::rename(&from, &to).and_then(|()| fsx::sync_dir(zone.home.dir()));
+    finished.map_err(io_at("finish", &to)).map_err(ZoneError::from)?;
+    fsx::point("init:after");
+    Ok(zone)
 }
 
-/// Makes a zone in a home. Targets are tried first, so that a wrong URL leaves no half-made zone.
-pub fn init(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<Made, ZoneError> {
+/// All of a zone but the step that makes it one.
+fn prepare(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<(Zone, Words), ZoneError> {
     let home = Home::create(home_dir)?;
     clear_unfinished(&home)?;
     let mut targets: Vec<(&Place, Arc<dyn Target>)> = Vec::new();
@@ -100,11 +111,7 @@ pub fn init(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<Made, Zo
         record_target(&mut zone, &keys, &name, place, None, target)?;
     }
     put_owner_key(&mut zone, &keyfile, new.passphrase_on_targets)?;
-    fsx::point("init:before");
-    let (from, to) = (zone.home.unfinished_state(), zone.home.state());
-    fsx::rename(&from, &to).and_then(|()| fsx::sync_dir(zone.home.dir())).map_err(io_at("finish", &to))?;
-    fsx::point("init:after");
-    Ok(Made { zone, words })
+    Ok((zone, words))
 }
 
 /// Makes a target. One that was made before and never used, as a cut `init` leaves it, is taken as it is.

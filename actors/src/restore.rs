@@ -149,7 +149,7 @@ impl<'a, I> Filter<'a, I> {
         if !(self.wanted)(&absolute(self.top, &e.path), is_dir) {
             if is_dir {
                 self.above.push(e);
-            } else if e.meta.kind == Kind::File && e.meta.nlink > 1 {
+            } else if e.meta.kind != Kind::HardLink && e.meta.nlink > 1 {
                 self.holders.insert(e.path.clone(), Holder::Skipped(Box::new(e)));
             }
             return;
@@ -159,9 +159,7 @@ impl<'a, I> Filter<'a, I> {
                 Some(Holder::Skipped(holder)) => {
                     let old = std::mem::take(&mut e.link);
                     self.holders.insert(old, Holder::Moved(e.path.clone()));
-                    e.meta.kind = Kind::File;
-                    e.extents = holder.extents;
-                    e.xattrs = holder.xattrs;
+                    e.take_over(*holder);
                 }
                 Some(Holder::Moved(to)) => {
                     self.holders.insert(std::mem::replace(&mut e.link, to.clone()), Holder::Moved(to));

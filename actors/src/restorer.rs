@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use zoneward_consensus::model::{Checkpoint, Source, State};
 use zoneward_sectors::ids::{CheckpointId, NodeId, RestoreId};
 use zoneward_sectors::restore::{Progress, RestoreReport};
+use zoneward_sectors::shown::show_path;
 
 use crate::board::Running;
 use crate::clock::now_ms;
@@ -210,7 +211,7 @@ impl Restores {
     fn end(&self, id: RestoreId, stage: Stage, total: &RestoreReport, why: Option<String>) {
         if let Some(job) = self.lock().get_mut(&id) {
             (job.stage, job.ended_ms, job.running, job.why) = (stage, Some(now_ms()), None, why);
-            let words = |(path, why): &(Vec<u8>, String)| format!("{}: {why}", String::from_utf8_lossy(path));
+            let words = |(path, why): &(Vec<u8>, String)| format!("{}: {why}", show_path(path));
             job.figures = figures(total);
             job.failures = total.failed.iter().take(FAILURES_MAX).map(words).collect();
         }

@@ -115,14 +115,20 @@ pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Sett
             settled.failed.push(format!("target {} cannot be reached and waits for its copies", u.name));
         }
     }
-    for sector in without_a_copy(zone.state()) {
-        settled.failed.push(format!(
+    settled.failed.extend(lost_sectors(zone.state()));
+    Ok(settled)
+}
+
+/// What a person is told of sectors that the newest checkpoint builds on and that are lost.
+pub fn lost_sectors(state: &State) -> Vec<String> {
+    let text = |sector| {
+        format!(
             "sector {}: no whole copy is left, and the newest checkpoint needs it: zoneward backup --full stores anew what \
              is still there",
             short(sector)
-        ));
-    }
-    Ok(settled)
+        )
+    };
+    without_a_copy(state).into_iter().map(text).collect()
 }
 
 /// Sectors that the newest checkpoint builds on and of which no copy is whole, as far as is known.

@@ -1,5 +1,7 @@
 //! The records of a zone. Plain values; every change comes from a command.
 
+mod queries;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::policy::Policy;
 use crate::reading::Reading;
 use crate::work::Work;
+pub use queries::{NoSuchCheckpoint, default_copies};
 pub(crate) use zoneward_sectors::ids::{
     CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, ZoneAlias, ZoneId,
 };
@@ -455,120 +458,6 @@ pub struct Head {
     pub sector: SectorId,
     pub checkpoint: CheckpointId,
     pub time_ms: u64,
-}
-
-/// Copies by priority: 3 from 10 up, 2 from -10 up, 1 from -50 up, none below.
-pub fn default_copies(priority: i32) -> u8 {
-    match priority {
-        10.. => 3,
-        -10..=9 => 2,
-        -50..=-11 => 1,
-        _ => 0,
-    }
-}
-
-/// Why a checkpoint cannot be told from what was typed.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum NoSuchCheckpoint {
-    #[error("there is no finished checkpoint yet")]
-    None,
-    #[error("no checkpoint is called {0:?}")]
-    Unknown(String),
-    #[error("{0:?} fits several checkpoints: give more of its id")]
-    Ambiguous(String),
-}
-
-impl Checkpoint {
-    /// True if everything in it can be restored.
-    pub fn is_complete(&self) -> bool {
-        matches!(self.state, CheckpointState::Stored | CheckpointState::Published)
-    }
-}
-
-impl State {
-    /// Checkpoints that can be restored, oldest first.
-    pub fn complete(&self) -> Vec<&Checkpoint> {
-        let mut all: Vec<_> = self.checkpoints.values().filter(|c| c.is_complete()).collect();
-        all.sort_by_key(|c| c.seq);
-        all
-    }
-
-    /// A checkpoint by `latest`, number, id or the beginning of an id.
-    pub fn find_checkpoint(&self, text: &str) -> Result<&Checkpoint, NoSuchCheckpoint> {
-        let all = self.complete();
-        if text == "latest" {
-            return all.last().copied().ok_or(NoSuchCheckpoint::None);
-        }
-        if let Some(c) = text.parse::<u64>().ok().and_then(|n| all.iter().find(|c| c.seq == n)) {
-            return Ok(c);
-        }
-        let mut fits = all.iter().filter(|c| text.len() >= 4 && c.id.to_string().starts_with(&text.to_lowercase()));
-        match (fits.next(), fits.next()) {
-            (Some(c), None) => Ok(c),
-            (Some(_), Some(_)) => Err(NoSuchCheckpoint::Ambiguous(text.to_owned())),
-            _ => Err(NoSuchCheckpoint::Unknown(text.to_owned())),
-        }
-    }
-
-    /// The layers that a backup of this kind builds on.
-    pub fn base_chain(&self, source: SourceId, kind: CheckpointKind) -> Vec<LayerId> {
-        let newest = self.complete().into_iter().rev().find_map(|c| c.tasks.iter().find(|t| t.source == source));
-        let mut chain = newest.map(|t| t.layers.clone()).unwrap_or_default();
-        match kind {
-            CheckpointKind::Full => chain.clear(),
-            CheckpointKind::Incremental => {}
-            // Everything since the last full backup is compared with that backup alone.
-            CheckpointKind::Differential => {
-                let full = chain.iter().rposition(|l| self.layers.get(l).is_some_and(|l| l.full)).unwrap_or(0);
-                chain.truncate(full + 1);
-            }
-        }
-        chain
-    }
-
-    /// Copies that a source's sectors are to have.
-    pub fn copies_wanted(&self, source: &Source) -> u8 {
-        source.copies.unwrap_or_else(|| default_copies(source.priority)).max(1)
-    }
-
-    /// Targets that may be given sectors.
-    pub fn usable_targets(&self) -> impl Iterator<Item = &Target> {
-        self.targets.values().filter(|t| !t.paused)
-    }
-
-    /// The lease that holds this work.
-    pub fn lease_of(&self, work: &Work) -> Option<&Lease> {
-        self.leases.values().find(|l| l.work.contains(work))
-    }
-
-    /// Whether a node can read a source.
-    pub fn can_read(&self, node: NodeId, source: &Source) -> bool {
-        (source.nodes.is_empty() || source.nodes.contains(&node)) && self.has_place(node, source)
-    }
-
-    /// Nodes that can read a sector's stored bytes: from a target, or because they hold them.
-    pub fn holders(&self, sector: SectorId) -> BTreeSet<NodeId> {
-        let stored = self.copies.values().filter(|c| c.sector == sector && c.is_stored());
-        let mut all: BTreeSet<NodeId> =
-            stored.filter_map(|c| self.targets.get(&c.target)).flat_map(|t| t.reached_by.iter().copied()).collect();
-        all.extend(self.sectors.get(&sector).into_iter().flat_map(|s| s.staged.keys().copied()));
-        all
-    }
-
-    /// The checkpoint that is being made.
-    pub fn running(&self) -> Option<&Checkpoint> {
-        self.checkpoints.values().find(|c| c.state == CheckpointState::Running)
-    }
-
-    /// A source that is backed up, or was when some checkpoint was made.
-    pub fn source_ever(&self, id: SourceId) -> Option<&Source> {
-        self.sources.get(&id).or_else(|| self.former.get(&id))
-    }
-
-    /// A source by its path.
-    pub fn source_at(&self, path: &[u8]) -> Option<&Source> {
-        self.sources.values().find(|s| s.path == path)
-    }
 }
 
 /// Paths as text where they are UTF-8, else as `{"b64": …}`.

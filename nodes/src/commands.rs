@@ -122,10 +122,14 @@ pub fn run(cli: Cli) -> Result<i32, Failure> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "zoneward", &mut script);
-            crate::output::put(String::from_utf8_lossy(&script).trim_end());
+            let script = String::from_utf8_lossy(&script);
+            out.json(
+                &serde_json::json!({"schema": "zoneward.completions/1", "shell": shell.to_string(), "script": script}),
+            );
+            out.answer(script.trim_end());
             Ok(0)
         }
-        Command::Man { dir } => make::man(dir.as_deref()),
+        Command::Man { dir } => make::man(out, dir.as_deref()),
     }
 }
 

@@ -355,6 +355,28 @@ fn what_one_disk_holds_another_node_can_bring_on() {
     until("a copy is brought out by another node", || (copies(&zone, 1, "first") > 0).then_some(()));
 }
 
+/// What a later checkpoint builds on and nobody has any more is said of by the backup that a daemon makes, too.
+#[test]
+fn a_backup_that_builds_on_what_is_lost_says_so() {
+    let zone = Zone::new();
+    let source = zone.path("source");
+    fill(&source, 1);
+    zone.ok(0, &["backup", source.to_str().unwrap(), "--copies", "1"]);
+    let found = Command::new("find")
+        .arg(zone.path("target/zones"))
+        .args(["-path", "*/sectors/*", "-type", "f", "-size", "+1M"])
+        .output();
+    let sectors = String::from_utf8(found.unwrap().stdout).unwrap();
+    assert!(sectors.lines().count() > 0);
+    sectors.lines().for_each(|path| std::fs::remove_file(path).unwrap());
+    assert_eq!(zone.run(0, &["check"]).status.code(), Some(5));
+    fill(&source, 2);
+    let o = zone.run(0, &["backup"]);
+    assert!(o.status.code() == Some(3) && text(&o).contains("no whole copy is left"), "{}", text(&o));
+    zone.ok(0, &["backup", "--full"]);
+    zone.ok(0, &["backup"]);
+}
+
 /// Two of three nodes burn down. Nothing goes on by itself; the owner's word lets the third go on, and the burnt ones can
 /// be replaced. One that rises from the ashes with its old home is not listened to.
 #[test]

@@ -48,18 +48,7 @@ fn a_changed_byte_is_named_and_never_restored() {
     fill(&b.path("src"));
     b.init();
     b.expect(0, &["backup", "src"]);
-    let mut sectors: Vec<PathBuf> = Vec::new();
-    for zone in fs::read_dir(b.path("target/zones")).unwrap() {
-        for shard in fs::read_dir(zone.unwrap().path().join("sectors")).unwrap() {
-            sectors.extend(fs::read_dir(shard.unwrap().path()).unwrap().map(|e| e.unwrap().path()));
-        }
-    }
-    sectors.sort_by_key(|p| fs::metadata(p).unwrap().len());
-    let largest = sectors.pop().unwrap();
-    let mut bytes = fs::read(&largest).unwrap();
-    let at = bytes.len() / 2;
-    bytes[at] ^= 1;
-    fs::write(&largest, bytes).unwrap();
+    b.damage_largest_sector();
     b.expect(0, &["check"]);
     let said = b.expect(5, &["check", "--read-data"]);
     assert!(said.contains("DAMAGED") && said.contains("holds") && said.contains("a/b/large"), "{said}");
@@ -364,4 +353,89 @@ fn an_owner_key_that_is_gone_from_a_target_comes_back() {
         b.expect(0, &["backup"]);
         assert_eq!(fs::read(&path).unwrap(), kept);
     }
+}
+
+#[test]
+fn names_of_one_thing_stay_names_of_one_thing() {
+    let b = Bench::new();
+    let src = b.path("src");
+    for dir in ["a", "b", "c"] {
+        fs::create_dir_all(src.join(dir)).unwrap();
+    }
+    fs::write(src.join("a/file"), noise(1, 100_000)).unwrap();
+    symlink("nowhere", src.join("a/link")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, src.join("a/fifo"), rustix::fs::FileType::Fifo, 0o640.into(), 0).unwrap();
+    for name in ["file", "link", "fifo"] {
+        for dir in ["b", "c"] {
+            fs::hard_link(src.join("a").join(name), src.join(dir).join(name)).unwrap();
+        }
+    }
+    let same = |top: &std::path::Path, dirs: &[&str]| {
+        for name in ["file", "link", "fifo"] {
+            let mut all: Vec<_> =
+                dirs.iter().map(|d| fs::symlink_metadata(top.join(d).join(name)).unwrap().ino()).collect();
+            all.dedup();
+            assert_eq!(all.len(), 1, "{name} in {dirs:?}");
+        }
+        assert_eq!(fs::read(top.join(dirs[0]).join("file")).unwrap(), noise(1, 100_000));
+        assert_eq!(fs::read_link(top.join(dirs[0]).join("link")).unwrap(), PathBuf::from("nowhere"));
+    };
+    b.init();
+    b.expect(0, &["backup", "src"]);
+    b.expect(0, &["restore", "latest", "--to", "all"]);
+    same(&b.restored("all"), &["a", "b", "c"]);
+    assert_eq!(tree(&b.restored("all")), tree(&src));
+    // The first names are not wanted: what they are names of comes under the others.
+    let some = [src.join("b"), src.join("c")];
+    let some: Vec<&str> = some.iter().map(|p| p.to_str().unwrap()).collect();
+    b.expect(0, &[&["restore", "latest"], &some[..], &["--to", "some"]].concat());
+    same(&b.restored("some"), &["b", "c"]);
+    // The first names are taken by what is not removed: the others have it all the same.
+    for name in ["file", "link", "fifo"] {
+        let taken = b.path("taken").join(src.strip_prefix("/").unwrap()).join("a").join(name);
+        fs::create_dir_all(&taken).unwrap();
+        fs::write(taken.join("mine"), b"mine").unwrap();
+    }
+    let said = b.expect(3, &["restore", "latest", "--to", "taken"]);
+    assert_eq!(
+        said.matches("a/file").count() + said.matches("a/link").count() + said.matches("a/fifo").count(),
+        3,
+        "{said}"
+    );
+    same(&b.restored("taken"), &["b", "c"]);
+    b.expect(0, &["check", "--read-data"]);
+}
+
+#[test]
+fn holes_ask_for_no_room() {
+    let b = Bench::new();
+    let sparse = b.path("src/sparse");
+    fs::write(&sparse, noise(3, 300_000)).unwrap();
+    fs::File::options().write(true).open(&sparse).unwrap().set_len(8 << 30).unwrap();
+    b.init();
+    b.expect(0, &["backup", "src"]);
+    let o = b.run(&["--json", "sector", "ls"]);
+    let all: serde_json::Value = serde_json::from_slice(&o.stdout).unwrap();
+    let largest = all["sectors"].as_array().unwrap().iter().map(|s| s["class_bytes"].as_u64().unwrap()).max();
+    assert_eq!(largest, Some(1 << 20), "{all}");
+    b.expect(0, &["restore", "latest", "--to", "out"]);
+    let back = fs::metadata(b.restored("out").join("sparse")).unwrap();
+    assert_eq!(back.len(), 8 << 30);
+    assert!(back.blocks() * 512 < 2_000_000, "holes were filled");
+}
+
+#[test]
+fn a_link_to_what_is_damaged_says_so() {
+    let b = Bench::new();
+    let src = b.path("src");
+    fs::write(src.join("a"), noise(2, 3_000_000)).unwrap();
+    fs::hard_link(src.join("a"), src.join("b")).unwrap();
+    b.init();
+    b.expect(0, &["backup", "src"]);
+    b.damage_largest_sector();
+    let o = b.run(&["--json", "restore", "latest", "--to", "out"]);
+    assert_eq!(o.status.code(), Some(5));
+    let said = String::from_utf8(o.stdout).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!((&summary["failed"], &summary["damaged"]), (&2.into(), &2.into()), "{said}");
 }

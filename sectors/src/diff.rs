@@ -34,9 +34,12 @@ pub struct Counts {
     pub gone: u64,
     /// Bytes of new and changed files: what has to be read.
     pub changed_bytes: u64,
+    /// Of these, bytes that are probably no holes: what has to be stored at most.
+    pub changed_data: u64,
     pub sockets: u64,
     pub excluded: u64,
     pub other_file_systems: u64,
+    pub kernel: u64,
     pub caches: u64,
     /// Paths that could not be read, and so keep what the base says of them.
     pub unread: u64,
@@ -135,7 +138,7 @@ impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>>
     /// Compares what the scan saw with what the base says of the same path.
     fn judge(&mut self, mut seen: Seen, base: Option<Entry>) -> Option<Change> {
         let mut holder = None;
-        if seen.meta.kind == Kind::File && seen.meta.nlink > 1 {
+        if seen.meta.kind != Kind::Dir && seen.meta.nlink > 1 {
             match self.holders.get(&seen.file_key()) {
                 Some(h) => holder = Some(h.clone()),
                 None => {
@@ -159,6 +162,7 @@ impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>>
             None => {
                 if kind == Kind::File {
                     self.counts.changed_bytes += seen.meta.size;
+                    self.counts.changed_data += seen.data;
                 }
                 Some(Change::Put(seen))
             }
@@ -203,6 +207,7 @@ impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>>
                         Why::Excluded => self.counts.excluded += 1,
                         Why::Socket => self.counts.sockets += 1,
                         Why::OtherFileSystem => self.counts.other_file_systems += 1,
+                        Why::Kernel => self.counts.kernel += 1,
                         Why::Cache => self.counts.caches += 1,
                     }
                 }

@@ -15,7 +15,7 @@ pub enum Kind {
     File,
     Dir,
     Symlink,
-    /// A further name of a file whose content another entry holds.
+    /// A further name of a file, link, fifo or device that another entry holds.
     HardLink,
     Fifo,
     CharDevice,
@@ -80,11 +80,22 @@ pub struct Entry {
     pub path: Vec<u8>,
     pub meta: Meta,
     pub xattrs: Xattrs,
-    /// Target of a symbolic link, or for a hard link the path of the entry that holds the content.
+    /// Target of a symbolic link, or for a hard link the path of the entry that holds the rest.
     pub link: Vec<u8>,
     pub extents: Vec<Extent>,
     /// The file changed while it was read, so its content may mix two moments.
     pub unsteady: bool,
+}
+
+impl Entry {
+    /// A further name becomes what it is a name of: `holder` is not there to be linked to.
+    pub fn take_over(&mut self, holder: Entry) {
+        self.meta.kind = holder.meta.kind;
+        self.xattrs = holder.xattrs;
+        self.link = holder.link;
+        self.extents = holder.extents;
+        self.unsteady = holder.unsteady;
+    }
 }
 
 /// The order of catalogs and scans: bytes, with `/` below every other byte, so a directory is followed by what it holds.

@@ -33,6 +33,7 @@ pub mod place;
 pub mod restore;
 pub mod sector_reader;
 pub mod sector_writer;
+pub mod shown;
 pub mod stream;
 pub mod walk;
 pub mod zonekeys;

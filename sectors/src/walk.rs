@@ -4,6 +4,7 @@
 //! and does itself what is not started yet, so it never waits for a thread that waits for it.
 
 mod jobs;
+mod kernel;
 mod seen;
 
 use std::io;
@@ -44,6 +45,8 @@ pub enum Why {
     Excluded,
     Socket,
     OtherFileSystem,
+    /// The kernel makes it up: `/proc`, `/sys` and the like.
+    Kernel,
     Cache,
 }
 
@@ -93,9 +96,26 @@ struct Level {
     id: (u64, u64),
 }
 
+/// Bytes of content that are probably there: a file of which less than a quarter is allocated is mostly holes. Less of a
+/// difference may come from a file system that compresses.
+pub(crate) fn data_of(s: &rustix::fs::Statx, meta: &Meta) -> u64 {
+    let allocated = s.stx_blocks.saturating_mul(512);
+    if allocated < meta.size / 4 { allocated } else { meta.size }
+}
+
 /// What became of one name.
 pub(crate) enum Stat {
-    Known { meta: Meta, dev: u64, child: Option<Arc<DirJob>> },
+    Known {
+        meta: Meta,
+        dev: u64,
+        child: Option<Arc<DirJob>>,
+        data: u64,
+    },
+    /// A directory where the kernel's own file system begins.
+    Kernel {
+        meta: Meta,
+        dev: u64,
+    },
     Socket,
     Failed(io::Error),
 }
@@ -107,7 +127,7 @@ pub struct Walk {
     pool: Arc<Pool>,
     threads: Vec<JoinHandle<()>>,
     levels: Vec<Level>,
-    first: Option<(Meta, u64)>,
+    first: Option<(Meta, u64, u64)>,
     /// Said right after the entry it belongs to.
     pending: Option<Found>,
 }
@@ -125,7 +145,7 @@ impl Walk {
             let path = root.to_owned();
             move |source| WalkError { what, path, source }
         };
-        let (root_handle, meta) = seen::open_root(root).map_err(fail("open"))?;
+        let (root_handle, meta, data) = seen::open_root(root).map_err(fail("open"))?;
         let dev = root_handle.dev;
         let root_handle = Arc::new(root_handle);
         let pool = Arc::new(Pool::new(root_handle.clone(), options.clone()));
@@ -137,12 +157,12 @@ impl Walk {
                 threads.push(t.spawn(move || pool.work()).map_err(fail("start a thread for"))?);
             }
         }
-        let first = Some((meta, dev));
+        let first = Some((meta, dev, data));
         Ok(Self { root: root_handle, options, pool, threads, levels: Vec::new(), first, pending: None })
     }
 
-    fn seen(&self, path: Vec<u8>, meta: Meta, dev: u64) -> Found {
-        Found::Entry(Seen::new(&self.root, path, meta, dev))
+    fn seen(&self, path: Vec<u8>, meta: Meta, dev: u64, data: u64) -> Found {
+        Found::Entry(Seen::new(&self.root, path, meta, dev, data))
     }
 
     /// Goes down into a directory, unless there is a reason not to.
@@ -180,12 +200,12 @@ impl Walk {
     }
 
     fn begin(&mut self) -> Option<Found> {
-        let (meta, dev) = self.first.take()?;
+        let (meta, dev, data) = self.first.take()?;
         if meta.kind == Kind::Dir {
             let job = DirJob::new(Vec::new());
             self.descend(b"", &meta, dev, job);
         }
-        Some(self.seen(Vec::new(), meta, dev))
+        Some(self.seen(Vec::new(), meta, dev, data))
     }
 
     /// The next name of the innermost directory; `None` if that is done.
@@ -225,9 +245,13 @@ impl Iterator for Walk {
                     return Some(Found::Problem { path, what: "look at", error, vanished });
                 }
                 stat => {
-                    let (is_dir, meta, dev, child) = match stat {
-                        Stat::Known { meta, dev, child } => (meta.kind == Kind::Dir, Some(meta), dev, child),
-                        _ => (false, None, 0, None),
+                    let kernel = matches!(stat, Stat::Kernel { .. });
+                    let (is_dir, meta, dev, child, data) = match stat {
+                        Stat::Known { meta, dev, child, data } => {
+                            (meta.kind == Kind::Dir, Some(meta), dev, child, data)
+                        }
+                        Stat::Kernel { meta, dev } => (true, Some(meta), dev, None, 0),
+                        _ => (false, None, 0, None, 0),
                     };
                     if self.options.excludes.as_ref().is_some_and(|x| x(&path, is_dir)) {
                         return Some(Found::Skipped { path, why: Why::Excluded });
@@ -237,8 +261,10 @@ impl Iterator for Walk {
                     };
                     if let Some(child) = child {
                         self.descend(&path, &meta, dev, child);
+                    } else if kernel {
+                        self.pending = Some(Found::Skipped { path: path.clone(), why: Why::Kernel });
                     }
-                    return Some(self.seen(path, meta, dev));
+                    return Some(self.seen(path, meta, dev, data));
                 }
             }
         }

@@ -160,6 +160,36 @@ impl TargetError {
         }
     }
 
+    /// Says at which target it happened, unless it says so already.
+    pub(crate) fn on(mut self, url: &str) -> Self {
+        let what = match &mut self {
+            TargetError::NotFound { what, .. }
+            | TargetError::Truncated { what, .. }
+            | TargetError::WrongLength { what, .. }
+            | TargetError::Unplugged { what, .. }
+            | TargetError::OtherTarget { what, .. }
+            | TargetError::BadMarker { what, .. }
+            | TargetError::Busy { what, .. }
+            | TargetError::Full { what, .. }
+            | TargetError::Denied { what, .. }
+            | TargetError::Foreign { what, .. }
+            | TargetError::TooLarge { what, .. }
+            | TargetError::Poisoned { what, .. }
+            | TargetError::Auth { what, .. }
+            | TargetError::Throttled { what, .. }
+            | TargetError::Unreachable { what, .. }
+            | TargetError::Protocol { what, .. }
+            | TargetError::Untrusted { what, .. }
+            | TargetError::Locked { what, .. }
+            | TargetError::NotAtEnd { what, .. }
+            | TargetError::Io { what, .. } => what,
+        };
+        if !what.contains(url) {
+            *what = format!("{what} on {url}");
+        }
+        self
+    }
+
     /// When the same call may succeed.
     pub fn retry(&self) -> Retry {
         match self {
@@ -228,5 +258,9 @@ mod tests {
             "cannot seal sector 12: the target is full. Free some room on it, or add another target"
         );
         assert!(std::error::Error::source(&e).is_some());
+        let told = |e: TargetError| e.on("file:///disk").to_string();
+        assert!(told(e).starts_with("cannot seal sector 12 on file:///disk: the target is full"));
+        let named = TargetError::NotFound { op: Op::OpenTarget, what: "file:///disk".into() };
+        assert_eq!(told(named), "cannot open the target file:///disk: the target does not hold it");
     }
 }

@@ -15,6 +15,7 @@ mod directory;
 mod errors;
 pub mod limits;
 mod marker;
+mod named;
 mod net;
 pub mod protocol;
 mod s3;
@@ -34,6 +35,7 @@ pub use target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Targ
 pub use url::{S3Url, Server, ServerUrl, SftpUrl, Url, UrlError, WebDavUrl};
 pub use webdav::WebDavTarget;
 
+use named::named;
 use zoneward_sectors::ids::TargetId;
 
 /// Opens the target that a URL names. `id` is the id that the zone knows it by; a restore that has only the URL gives
@@ -44,11 +46,11 @@ pub fn open(
     credentials: Option<&Credentials>,
 ) -> Result<Box<dyn Target>, TargetError> {
     match url {
-        Url::File(path) => Ok(Box::new(DirectoryTarget::open(path, id)?)),
-        Url::S3(url) => Ok(Box::new(S3Target::open(url, id, credentials)?)),
-        Url::WebDav(url) => Ok(Box::new(WebDavTarget::open(url, id, credentials)?)),
-        Url::Server(server) => Ok(Box::new(ServerTarget::open(server, id, credentials)?)),
-        Url::Sftp(url) => Ok(Box::new(SftpTarget::open(url, id, credentials)?)),
+        Url::File(path) => Ok(named(DirectoryTarget::open(path, id)?)),
+        Url::S3(url) => Ok(named(S3Target::open(url, id, credentials)?)),
+        Url::WebDav(url) => Ok(named(WebDavTarget::open(url, id, credentials)?)),
+        Url::Server(server) => Ok(named(ServerTarget::open(server, id, credentials)?)),
+        Url::Sftp(url) => Ok(named(SftpTarget::open(url, id, credentials)?)),
     }
 }
 
@@ -61,16 +63,16 @@ pub fn create(
     credentials: Option<&Credentials>,
 ) -> Result<Box<dyn Target>, TargetError> {
     match url {
-        Url::File(path) => Ok(Box::new(DirectoryTarget::create(path, id, existing)?)),
-        Url::S3(url) => Ok(Box::new(S3Target::create(url, id, existing, credentials)?)),
-        Url::WebDav(url) => Ok(Box::new(WebDavTarget::create(url, id, existing, credentials)?)),
+        Url::File(path) => Ok(named(DirectoryTarget::create(path, id, existing)?)),
+        Url::S3(url) => Ok(named(S3Target::create(url, id, existing, credentials)?)),
+        Url::WebDav(url) => Ok(named(WebDavTarget::create(url, id, existing, credentials)?)),
         Url::Server(server) => {
             let target = ServerTarget::open(server, None, credentials)?;
             match target.id() {
-                found if found == id || existing == Existing::Adopt => Ok(Box::new(target)),
+                found if found == id || existing == Existing::Adopt => Ok(named(target)),
                 found => Err(TargetError::OtherTarget { op: Op::CreateTarget, what: url.to_string(), found }),
             }
         }
-        Url::Sftp(url) => Ok(Box::new(SftpTarget::create(url, id, existing, credentials)?)),
+        Url::Sftp(url) => Ok(named(SftpTarget::create(url, id, existing, credentials)?)),
     }
 }

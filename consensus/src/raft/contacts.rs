@@ -3,6 +3,9 @@
 //! openraft 0.9 begins an election by raising the term, so a node that was cut off would unseat a good leader when it
 //! comes back. Here a node may stand for election only after a majority of the voters say that they hear no leader
 //! either. It changes nothing of raft's safety: it only keeps elections from beginning.
+//!
+//! Of those who may, the one with the longest log stands first; the others wait for it. Two that stand at once split the
+//! votes, and one whose log is shorter is refused and makes all wait: each costs another round.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -83,6 +86,15 @@ impl Contacts {
         majority(membership, fresh)
     }
 
+    /// How long no leader must have spoken before a node stands that so many others go before. The first stands as soon as
+    /// it may; its election has begun when two leases are over.
+    fn turn(&self, ahead: usize) -> Duration {
+        match ahead {
+            0 => Duration::ZERO,
+            n => self.lease * 2 + self.lease / 2 * u32::try_from(n).unwrap_or(u32::MAX),
+        }
+    }
+
     /// What members tell of the membership, if it is newer than the one that entry `own` made. An older one would let in
     /// who was removed since.
     pub fn vouched(&self, own: Option<u64>) -> Option<Vouched> {
@@ -94,6 +106,11 @@ impl Contacts {
 /// True if a majority with this node hears no leader.
 fn agree(me: NodeId, membership: &Membership<NodeId, Peer>, answers: &BTreeMap<NodeId, Heard>) -> bool {
     majority(membership, |id| *id == me || answers.get(id).is_some_and(|h| !h.leader))
+}
+
+/// How many of those who answered go before this node: their log is longer, or as long and their id greater.
+fn ahead(me: NodeId, last: Option<u64>, answers: &BTreeMap<NodeId, Heard>) -> usize {
+    answers.iter().filter(|(id, h)| !h.leader && (h.last, **id) > (last, me)).count()
 }
 
 /// True if more than half of the voters of each configuration in force are such.
@@ -114,9 +131,10 @@ pub(crate) struct Guard {
 impl Guard {
     /// Runs until the node stops.
     pub async fn run(self) {
+        let began = Instant::now();
         loop {
             self.raft.runtime_config().heartbeat(!self.leads_without_a_vote());
-            let may = self.may_stand().await;
+            let may = self.may_stand(began).await;
             self.raft.runtime_config().elect(may);
             sleep(self.period).await;
             if self.raft.metrics().borrow().running_state.is_err() {
@@ -133,11 +151,16 @@ impl Guard {
         m.current_leader == Some(self.me) && !has_vote(&m, self.me)
     }
 
-    async fn may_stand(&self) -> bool {
-        let (membership, leads) = {
+    /// For how long no leader has spoken to this node.
+    fn quiet(&self, began: Instant) -> Duration {
+        self.contacts.last_leader().map_or_else(|| began.elapsed(), |(_, since)| since)
+    }
+
+    async fn may_stand(&self, began: Instant) -> bool {
+        let (membership, leads, last) = {
             let metrics = self.raft.metrics();
             let m = metrics.borrow();
-            (m.membership_config.membership().clone(), m.current_leader == Some(self.me))
+            (m.membership_config.membership().clone(), m.current_leader == Some(self.me), m.last_log_index)
         };
         if membership.voter_ids().eq([self.me]) {
             return true;
@@ -153,6 +176,7 @@ impl Guard {
         !self.contacts.hears_leader()
             && membership.voter_ids().any(|id| id == self.me)
             && agree(self.me, &membership, &answers)
+            && self.quiet(began) >= self.contacts.turn(ahead(self.me, last, &answers))
     }
 
     /// Asks all other voters. Who does not answer within a period does not count.
@@ -177,5 +201,24 @@ impl Guard {
             }
         }
         answers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_log_stands_first_and_the_others_wait_in_order() {
+        let id = |n: u8| NodeId([n; 16]);
+        let heard = |last, leader| Heard { last, leader, ..Heard::default() };
+        let answers: BTreeMap<_, _> =
+            [(id(1), heard(Some(9), false)), (id(3), heard(Some(7), false)), (id(4), heard(Some(99), true))].into();
+        let ahead = |n, last| ahead(id(n), last, &answers);
+        assert_eq!((ahead(2, Some(10)), ahead(2, Some(8)), ahead(2, None)), (0, 1, 2));
+        assert_eq!((ahead(2, Some(9)), ahead(0, Some(9)), ahead(2, Some(7))), (0, 1, 2), "the greater id goes before");
+        let contacts = Contacts::new(Duration::from_millis(600));
+        let turns: Vec<u128> = (0..3).map(|n| contacts.turn(n).as_millis()).collect();
+        assert_eq!(turns, [0, 1500, 1800]);
     }
 }

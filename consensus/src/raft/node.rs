@@ -425,7 +425,12 @@ impl Consensus {
         let m = metrics.borrow();
         let members = m.membership_config.membership();
         let since = m.membership_config.log_id().map(|id| id.index);
-        Heard { leader, members: members.nodes().map(|(id, p)| (*id, p.clone())).collect(), since }
+        Heard {
+            leader,
+            members: members.nodes().map(|(id, p)| (*id, p.clone())).collect(),
+            since,
+            last: m.last_log_index,
+        }
     }
 
     /// Stops the node. What was acknowledged stays; what is under way becomes unknown. The

@@ -63,6 +63,9 @@ pub struct Heard {
     pub members: BTreeMap<NodeId, Peer>,
     /// The entry that made them members.
     pub since: Option<u64>,
+    /// The end of its log.
+    #[serde(default)]
+    pub last: Option<u64>,
 }
 
 /// Why a frame cannot be used.

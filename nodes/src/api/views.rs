@@ -286,7 +286,7 @@ pub struct CheckpointView {
     pub id: String,
     /// Its number.
     pub seq: u64,
-    /// `full`, `incremental` or `differential`.
+    /// `full`, `incremental` or `differential`: what it came to be, so the first one is full.
     pub kind: String,
     /// `running` → `stored` → `published`, or `abandoned`.
     pub state: String,
@@ -326,7 +326,7 @@ impl CheckpointView {
         Self {
             id: c.id.to_string(),
             seq: c.seq,
-            kind: word(c.kind),
+            kind: word(state.kind_made(c)),
             state: word(c.state),
             complete: c.is_complete(),
             started: utc_time(c.started_ms),

@@ -66,12 +66,13 @@ fn note(zone: &mut Zone, report: &CheckReport, depth: Depth) -> Result<(), Failu
 /// Runs a check with its progress shown.
 pub(crate) fn run(g: &Global, zone: &Zone, depth: Depth) -> Result<CheckReport, Failure> {
     let progress = Arc::new(CheckProgress { stop: crate::interrupt::stop(), ..CheckProgress::default() });
-    let meter = Arc::new(Meter::default());
+    let meter = Arc::new(Meter { bytes: true.into(), ..Meter::default() });
     let shown = {
         let progress = progress.clone();
         Display::start(g, meter, move |m| {
             m.done.store(progress.done.load(Ordering::Relaxed), Ordering::Relaxed);
             m.total.store(progress.total.load(Ordering::Relaxed), Ordering::Relaxed);
+            m.file(&progress.current.ask());
         })
     };
     let report = run_check(zone, depth, threads(), &progress)?;

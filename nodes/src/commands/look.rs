@@ -63,7 +63,7 @@ fn checkpoint_json(zone: &Zone, c: &Checkpoint) -> serde_json::Value {
         })
         .collect();
     serde_json::json!({
-        "id": c.id, "seq": c.seq, "kind": c.kind, "state": c.state, "started": utc_time(c.started_ms),
+        "id": c.id, "seq": c.seq, "kind": zone.state().kind_made(c), "state": c.state, "started": utc_time(c.started_ms),
         "finished": c.finished_ms.map(utc_time), "published": c.state == CheckpointState::Published,
         "complete": c.tasks.iter().all(|t| t.stats.unread + t.stats.unsteady == 0), "sources": tasks,
     })

@@ -99,7 +99,7 @@ pub(crate) fn write_kit(zone: &Zone, words: &Words, path: &Path) -> Result<(), F
     fsx::write_durably(path, render_html(&kit).as_bytes(), 0o600).map_err(|e| {
         Failure::new(1106, exit::FAILED, format!("the recovery kit {} cannot be written", path.display()))
             .why(e.to_string())
-            .help("write it elsewhere: zoneward key show-recovery --kit FILE")
+            .help("name another file with --kit")
     })
 }
 
@@ -123,10 +123,9 @@ pub fn init(g: &Global, out: Out, a: &InitArgs) -> Result<i32, Failure> {
         rsa: rsa_size(&a.rsa_bits),
         passphrase_on_targets: a.passphrase_on_targets,
     };
-    let made = make_zone(&dir, &new, &pass)?;
-    let kit = a.kit.clone().unwrap_or_else(|| made.zone.home.recovery_kit());
-    write_kit(&made.zone, &made.words, &kit)?;
-    report(out, &made.zone, &kit);
+    let kit = |zone: &Zone| a.kit.clone().unwrap_or_else(|| zone.home.recovery_kit());
+    let zone = make_zone(&dir, &new, &pass, |zone, words| write_kit(zone, words, &kit(zone)))?;
+    report(out, &zone, &kit(&zone));
     Ok(0)
 }
 
@@ -157,8 +156,10 @@ pub(crate) fn host_name() -> String {
 }
 
 /// Writes manual pages, from the same tree as the help.
-pub fn man(dir: Option<&Path>) -> Result<i32, Failure> {
-    let fail = |e: std::io::Error| Failure::new(1701, exit::FAILED, "the manual cannot be written").why(e.to_string());
+pub fn man(out: Out, dir: Option<&Path>) -> Result<i32, Failure> {
+    let place = dir.map_or_else(|| "standard output".to_owned(), units::shown);
+    let what = format!("the manual cannot be written to {place}");
+    let fail = |e: std::io::Error| Failure::new(1701, exit::FAILED, what.clone()).why(e.to_string());
     let page = |c: clap::Command| {
         let mut text = Vec::new();
         clap_mangen::Man::new(c).render(&mut text).map(|()| text)
@@ -168,14 +169,22 @@ pub fn man(dir: Option<&Path>) -> Result<i32, Failure> {
         None => {
             use std::io::Write;
             let text = page(tree).map_err(fail)?;
-            std::io::stdout().write_all(&text).map_err(fail)?;
+            if out.json {
+                out.json(&serde_json::json!({"schema": "zoneward.man/1", "page": String::from_utf8_lossy(&text)}));
+            } else {
+                std::io::stdout().write_all(&text).map_err(fail)?;
+            }
         }
         Some(dir) => {
             std::fs::create_dir_all(dir).map_err(fail)?;
+            let mut written = Vec::new();
             for (name, command) in pages(tree, &["zoneward"]) {
                 let path: PathBuf = dir.join(format!("{name}.1"));
-                std::fs::write(path, page(command).map_err(fail)?).map_err(fail)?;
+                std::fs::write(&path, page(command).map_err(fail)?).map_err(fail)?;
+                written.push(units::shown(&path));
             }
+            out.say(format!("{} written to {place}", units::plural(written.len() as u64, "page", "pages")));
+            out.json(&serde_json::json!({"schema": "zoneward.man/1", "pages": written}));
         }
     }
     Ok(0)

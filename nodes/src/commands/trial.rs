@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use zoneward_actors::backup::BackupRequest;
 use zoneward_actors::check::Depth;
+use zoneward_actors::home::real;
 use zoneward_actors::init::{NewZone, Place, init};
 use zoneward_actors::restore::{RestoreRequest, sources_of};
 use zoneward_actors::zone::Zone;
@@ -23,8 +24,8 @@ fn failed(what: &str, e: impl std::fmt::Display) -> Failure {
     Failure::new(1801, exit::FAILED, what.to_owned()).why(e.to_string())
 }
 
-/// A new folder to work in.
-fn work_folder(a: &TryArgs) -> Result<PathBuf, Failure> {
+/// A new folder to work in, outside of what is backed up.
+fn work_folder(a: &TryArgs, source: &Path) -> Result<PathBuf, Failure> {
     let dir = match &a.work {
         Some(d) => d.clone(),
         None => {
@@ -32,6 +33,10 @@ fn work_folder(a: &TryArgs) -> Result<PathBuf, Failure> {
             std::env::temp_dir().join(format!("zoneward-try-{}", id.chars().take(8).collect::<String>()))
         }
     };
+    if real(&dir).starts_with(source) {
+        return Err(Failure::new(1803, exit::USAGE, format!("{} lies inside what is backed up", dir.display()))
+            .help("give another --work DIR"));
+    }
     if dir.read_dir().is_ok_and(|mut d| d.next().is_some()) {
         return Err(Failure::new(1802, exit::REFUSED, format!("{} is not empty", dir.display()))
             .help("give another --work DIR"));
@@ -44,11 +49,7 @@ fn work_folder(a: &TryArgs) -> Result<PathBuf, Failure> {
 pub fn trial(g: &Global, out: Out, a: &TryArgs) -> Result<i32, Failure> {
     let path = a.path.clone().unwrap_or_else(|| PathBuf::from("."));
     let source = std::fs::canonicalize(&path).map_err(|e| failed(&format!("{} cannot be read", path.display()), e))?;
-    let work = work_folder(a)?;
-    if work.starts_with(&source) {
-        return Err(Failure::new(1803, exit::USAGE, "the folder to work in lies inside what is backed up")
-            .help("give another --work DIR"));
-    }
+    let work = work_folder(a, &source)?;
     let (home, target, restored) = (work.join("zone"), work.join("target"), work.join("restored"));
     let passphrase: zeroize::Zeroizing<String> =
         zeroize::Zeroizing::new(zoneward_sectors::ids::ZoneId::random().to_string());
@@ -63,12 +64,10 @@ pub fn trial(g: &Global, out: Out, a: &TryArgs) -> Result<i32, Failure> {
         rsa: RsaSize::Rsa3072,
         passphrase_on_targets: false,
     };
-    let made = init(&home, &new, &passphrase)?;
-    write_kit(&made.zone, &made.words, &made.zone.home.recovery_kit())?;
+    let mut zone = init(&home, &new, &passphrase, |zone, words| write_kit(zone, words, &zone.home.recovery_kit()))?;
     let pass_file = work.join("passphrase");
     zoneward_sectors::fsx::write_durably(&pass_file, format!("{}\n", *passphrase).as_bytes(), 0o600)
         .map_err(|e| failed("the passphrase cannot be kept", e))?;
-    let mut zone = made.zone;
     out.say("1. a one-node zone with its own keys, and a local target");
     let code = run(g, out, &mut zone, &source, &restored)?;
     out.say("");

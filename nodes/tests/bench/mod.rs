@@ -47,6 +47,21 @@ impl Bench {
         self.expect(0, &["init", "--target", "target", "--sector-min", "1MiB"]);
     }
 
+    /// Changes one byte in the middle of the largest stored sector.
+    pub fn damage_largest_sector(&self) {
+        let mut sectors: Vec<PathBuf> = Vec::new();
+        for zone in fs::read_dir(self.path("target/zones")).unwrap() {
+            for shard in fs::read_dir(zone.unwrap().path().join("sectors")).unwrap() {
+                sectors.extend(fs::read_dir(shard.unwrap().path()).unwrap().map(|e| e.unwrap().path()));
+            }
+        }
+        let largest = sectors.into_iter().max_by_key(|p| fs::metadata(p).unwrap().len()).unwrap();
+        let mut bytes = fs::read(&largest).unwrap();
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        fs::write(&largest, bytes).unwrap();
+    }
+
     pub fn status(&self) -> serde_json::Value {
         let o = self.run(&["--json", "status"]);
         serde_json::from_slice(&o.stdout).unwrap()

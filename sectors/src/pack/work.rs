@@ -1,6 +1,7 @@
 //! The middle stage, on several threads: reads small files, fingerprints, finds duplicates, compresses; and seals
 //! segments that the last stage hands back.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -392,18 +393,22 @@ impl Worker<'_> {
             return Err(io::Error::other("it grew while it was scanned; the next backup takes it"));
         }
         let xattrs = attrs::read_xattrs(&file)?;
-        let (image, meta) = match self.task.clones.then(|| seen.image(&file)).flatten() {
+        let (image, mut meta) = match self.task.clones.then(|| seen.image(&file)).flatten() {
             Some((image, meta)) if meta.size <= 8 * crate::limits::SMALL_FILE_MAX => (Some(image), meta),
             _ => (None, meta),
         };
+        let (told, from) = (meta.size, image.as_ref().unwrap_or(&file));
+        let untold = if told == 0 { content_without_a_size(from)? } else { Vec::new() };
+        meta.size = told.max(untold.len() as u64);
         pax::append_header(tar, &member_name(&self.task.prefix, &seen.path), &meta, b"", &xattrs, meta.size, None);
         let body = tar.len();
         let size = meta.size as usize;
+        tar.extend_from_slice(&untold);
         tar.resize(body + size, 0);
-        let got = if size == 0 { 0 } else { fsx::read_full_at(image.as_ref().unwrap_or(&file), &mut tar[body..], 0)? };
+        let got = if told == 0 { size } else { fsx::read_full_at(from, &mut tar[body..], 0)? };
         self.shared.progress.read.fetch_add(meta.size, Ordering::Relaxed);
         let after = attrs::meta_of(&file)?;
-        let same = (after.size, after.mtime, after.ctime) == (meta.size, meta.mtime, meta.ctime);
+        let same = (after.size, after.mtime, after.ctime) == (told, meta.mtime, meta.ctime);
         let steady = got == size && (image.is_some() || same);
         let mut entry = self.entry(seen, meta, xattrs);
         entry.unsteady = !steady;
@@ -423,5 +428,34 @@ impl Worker<'_> {
             }
         }
         Ok((entry, steady))
+    }
+}
+
+/// What a file holds whose size is told as 0: some file systems in user space tell none of what they make as it is read.
+fn content_without_a_size(file: &File) -> io::Result<Vec<u8>> {
+    let mut first = [0u8; 1];
+    if fsx::read_full_at(file, &mut first, 0)? == 0 {
+        return Ok(Vec::new());
+    }
+    let mut content = vec![0; 8 * crate::limits::SMALL_FILE_MAX as usize + 1];
+    let len = fsx::read_full_at(file, &mut content, 0)?;
+    if len == content.len() {
+        return Err(io::Error::other("its file system tells no size of it, and it is large"));
+    }
+    content.truncate(len);
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tells_no_size_is_read_up_to_a_limit() {
+        let version = File::open("/proc/version").unwrap();
+        assert_eq!(version.metadata().unwrap().len(), 0);
+        assert_eq!(content_without_a_size(&version).unwrap(), std::fs::read("/proc/version").unwrap());
+        assert!(content_without_a_size(&File::open("/dev/zero").unwrap()).is_err(), "it never ends");
+        assert!(content_without_a_size(&File::open("/dev/null").unwrap()).unwrap().is_empty());
     }
 }

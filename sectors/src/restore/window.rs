@@ -1,6 +1,6 @@
 //! One window of a restore: what is wanted is sorted by where it lies, and written by several threads.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -46,7 +46,22 @@ pub(super) struct Window {
     simple: Vec<(Entry, Vec<u8>)>,
     links: Vec<(Entry, Vec<u8>, Vec<u8>)>,
     extents: usize,
+    /// By place: what has further names and could not be made. It outlives the window, since its names may lie in others.
+    unmade: HashMap<Vec<u8>, Unmade>,
 }
+
+/// Something with several names that could not be made under its first.
+enum Unmade {
+    /// The place did not take it: the next name may have it.
+    Free(Box<Entry>),
+    /// It lies under another of its names now.
+    Under(Vec<u8>),
+    /// Its content cannot be had, whatever the name.
+    Lost(String, Cause),
+}
+
+/// What could not be made and is remembered for its further names, at most.
+const UNMADE_MAX: usize = 10_000;
 
 /// Stretches of neighbouring frames of one sector.
 struct Task {
@@ -94,9 +109,46 @@ impl Window {
         progress: &Progress,
         report: &mut RestoreReport,
     ) -> Result<(), RestoreError> {
-        let window = std::mem::take(self);
+        self.run_once(place, sectors, settings, progress, report)?;
+        // Names that inherit what could not be made: each round uses up at least one.
+        while self.entries() > 0 {
+            self.run_once(place, sectors, settings, progress, report)?;
+        }
+        Ok(())
+    }
+
+    /// A further name: of what is there, or instead of what could not be made.
+    fn inherit(&mut self, mut entry: Entry, at: Vec<u8>, mut holder: Vec<u8>) -> Heir {
+        while let Some(Unmade::Under(next)) = self.unmade.get(&holder) {
+            holder.clone_from(next);
+        }
+        // A place that failed before is no heir, whatever a catalog says: no chain comes back to itself.
+        let again = self.unmade.contains_key(&at);
+        match self.unmade.get_mut(&holder).filter(|_| !again) {
+            None => Heir::Link(entry, at, holder),
+            Some(Unmade::Lost(why, cause)) => Heir::Lost(at, why.clone(), *cause),
+            Some(first) => {
+                if let Unmade::Free(it) = std::mem::replace(first, Unmade::Under(at.clone())) {
+                    entry.take_over(*it);
+                }
+                Heir::Takes(entry, at)
+            }
+        }
+    }
+
+    fn run_once(
+        &mut self,
+        place: &Place,
+        sectors: &dyn OpenSectors,
+        settings: &Settings,
+        progress: &Progress,
+        report: &mut RestoreReport,
+    ) -> Result<(), RestoreError> {
+        let mut window = std::mem::take(self);
+        let links = std::mem::take(&mut window.links);
+        let unmade = Mutex::new(std::mem::take(&mut window.unmade));
         let shared = Mutex::new(report);
-        let run = Run { window: &window, place, sectors, settings, progress, report: &shared };
+        let run = Run { window: &window, place, sectors, settings, progress, report: &shared, unmade: &unmade };
         if !settings.fresh {
             run.parallel(window.files.len().div_ceil(64), |placer, i| {
                 for w in window.files.iter().skip(i * 64).take(64) {
@@ -117,10 +169,20 @@ impl Window {
         for w in window.files.iter().filter(|w| w.left.load(Ordering::SeqCst) == 0 && run.untouched(w)) {
             run.complete(&mut placer, w);
         }
-        for (e, at, holder) in &window.links {
-            match placer.hard_link(at, holder) {
-                Ok(()) => run.count(e),
-                Err(e) => run.fail(at, e.to_string(), Cause::Place),
+        self.unmade = std::mem::take(&mut *unmade.lock().unwrap_or_else(|e| e.into_inner()));
+        let mut heirs = HashSet::new();
+        for (e, at, holder) in links {
+            match self.inherit(e, at, holder) {
+                Heir::Link(e, at, holder) if heirs.contains(&holder) => self.links.push((e, at, holder)),
+                Heir::Link(e, at, holder) => match placer.hard_link(&at, &holder) {
+                    Ok(()) => run.count(&e),
+                    Err(e) => run.fail(&at, e.to_string(), Cause::Place),
+                },
+                Heir::Lost(at, why, cause) => run.fail(&at, why, cause),
+                Heir::Takes(e, at) => {
+                    heirs.insert(at.clone());
+                    self.add(e, at, b"");
+                }
             }
         }
         if settings.verify {
@@ -134,6 +196,14 @@ impl Window {
     }
 }
 
+/// What becomes of a further name.
+enum Heir {
+    Link(Entry, Vec<u8>, Vec<u8>),
+    Lost(Vec<u8>, String, Cause),
+    /// It is made in the next round, as what it is a name of.
+    Takes(Entry, Vec<u8>),
+}
+
 struct Run<'a, 'r> {
     window: &'a Window,
     place: &'a Place,
@@ -141,6 +211,7 @@ struct Run<'a, 'r> {
     settings: &'a Settings,
     progress: &'a Progress,
     report: &'a SharedReport<'r>,
+    unmade: &'a Mutex<HashMap<Vec<u8>, Unmade>>,
 }
 
 impl Run<'_, '_> {
@@ -150,6 +221,21 @@ impl Run<'_, '_> {
 
     fn fail(&self, path: &[u8], why: String, cause: Cause) {
         self.with_report(|r| r.fail(path, why, cause));
+    }
+
+    /// An entry that could not be made: reported, and remembered if it has further names.
+    fn fail_entry(&self, e: &Entry, at: &[u8], why: String, cause: Cause) {
+        if e.meta.nlink > 1 {
+            let mut unmade = self.unmade.lock().unwrap_or_else(|e| e.into_inner());
+            if unmade.len() < UNMADE_MAX {
+                let what = match cause {
+                    Cause::Place => Unmade::Free(Box::new(e.clone())),
+                    _ => Unmade::Lost(why.clone(), cause),
+                };
+                unmade.insert(at.to_vec(), what);
+            }
+        }
+        self.fail(at, why, cause);
     }
 
     fn count(&self, e: &Entry) {
@@ -217,7 +303,7 @@ impl Run<'_, '_> {
                     self.with_report(|r| warnings.into_iter().for_each(|w| r.warn(at, w.to_string())));
                 }
             }
-            Err(err) => self.fail(at, err.to_string(), Cause::Place),
+            Err(err) => self.fail_entry(e, at, err.to_string(), Cause::Place),
         }
     }
 
@@ -271,7 +357,7 @@ impl Run<'_, '_> {
     fn lost(&self, placer: &mut Placer<'_>, s: &Stretch, why: &str, cause: Cause) {
         let Some(w) = self.window.files.get(s.file as usize) else { return };
         if !w.failed.swap(true, Ordering::SeqCst) {
-            self.fail(&w.at, why.to_owned(), cause);
+            self.fail_entry(&w.entry, &w.at, why.to_owned(), cause);
         }
         self.one_less(placer, w);
     }
@@ -325,7 +411,7 @@ impl Run<'_, '_> {
         if let Err(e) = written
             && !w.failed.swap(true, Ordering::SeqCst)
         {
-            self.fail(&w.at, e.to_string(), Cause::Place);
+            self.fail_entry(&w.entry, &w.at, e.to_string(), Cause::Place);
         }
         self.with_report(|r| r.bytes += s.len);
         self.one_less(placer, w);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags, statx};
 
-use super::{Root, Stat, WalkOptions};
+use super::{Root, Stat, WalkOptions, data_of, kernel};
 use crate::attrs::meta_from;
 use crate::beneath::open_beneath;
 use crate::entry::Kind;
@@ -81,6 +81,7 @@ enum Job {
 pub(super) struct Pool {
     root: Arc<Root>,
     options: WalkOptions,
+    kernel: kernel::Known,
     jobs: Mutex<VecDeque<Job>>,
     more: Condvar,
     ahead: AtomicUsize,
@@ -92,6 +93,7 @@ impl Pool {
         Self {
             root,
             options,
+            kernel: kernel::Known::default(),
             jobs: Mutex::default(),
             more: Condvar::new(),
             ahead: AtomicUsize::new(0),
@@ -304,6 +306,9 @@ impl Pool {
         let dev = rustix::fs::makedev(s.stx_dev_major, s.stx_dev_minor);
         let mut child = None;
         if meta.kind == Kind::Dir {
+            if dev != self.root.dev && self.kernel.is_made_up(dev, fd, name) {
+                return Stat::Kernel { meta, dev };
+            }
             let path = if top.is_empty() { name.to_vec() } else { [top, b"/", name].concat() };
             let ahead = (!self.options.one_file_system || dev == self.root.dev)
                 && self.options.excludes.as_ref().is_none_or(|x| !x(&path, true));
@@ -313,7 +318,7 @@ impl Pool {
             }
             child = Some(job);
         }
-        Stat::Known { meta, dev, child }
+        Stat::Known { meta, dev, child, data: data_of(&s, &meta) }
     }
 }
 

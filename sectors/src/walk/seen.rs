@@ -21,6 +21,8 @@ pub struct Seen {
     /// Path inside the source.
     pub path: Vec<u8>,
     pub meta: Meta,
+    /// Bytes of its content that are probably no holes.
+    pub data: u64,
     /// The base holds something under this path.
     pub had_base: bool,
     dev: u64,
@@ -39,21 +41,26 @@ const IMAGE_TRIES: u32 = 3;
 static ROOTS: AtomicU64 = AtomicU64::new(1);
 
 /// Opens the root of a scan: a directory, or the directory of a single file.
-pub(super) fn open_root(path: &Path) -> io::Result<(Root, Meta)> {
+pub(super) fn open_root(path: &Path) -> io::Result<(Root, Meta, u64)> {
     gate(Call::Open)?;
     let s = statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS)?;
     let meta = attrs::meta_from(&s).ok_or_else(|| io::Error::other("it is a socket"))?;
-    let dev = rustix::fs::makedev(s.stx_dev_major, s.stx_dev_minor);
+    let (dev, data) = (rustix::fs::makedev(s.stx_dev_major, s.stx_dev_minor), super::data_of(&s, &meta));
+    let refuse_made_up = |fd: OwnedFd| match super::kernel::is_made_up(&fd) {
+        Ok(true) => Err(io::Error::other("it lies on a file system that the kernel makes up: nothing is kept there")),
+        _ => Ok(fd),
+    };
     let dir_flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let id = ROOTS.fetch_add(1, Ordering::Relaxed);
     if meta.kind == Kind::Dir {
-        return Ok((Root { fd: openat(CWD, path, dir_flags, Mode::empty())?, file: None, dev, id }, meta));
+        let fd = refuse_made_up(openat(CWD, path, dir_flags, Mode::empty())?)?;
+        return Ok((Root { fd, file: None, dev, id }, meta, data));
     }
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let fd = openat(CWD, parent, dir_flags, Mode::empty())?;
+    let fd = refuse_made_up(openat(CWD, parent, dir_flags, Mode::empty())?)?;
     let file = Some(std::os::unix::ffi::OsStrExt::as_bytes(name).to_vec());
-    Ok((Root { fd, file, dev, id }, meta))
+    Ok((Root { fd, file, dev, id }, meta, data))
 }
 
 /// The directory that was used last: most entries lie beside the one before.
@@ -68,8 +75,8 @@ thread_local! {
 }
 
 impl Seen {
-    pub(super) fn new(root: &Arc<Root>, path: Vec<u8>, meta: Meta, dev: u64) -> Self {
-        Self { path, meta, had_base: false, dev, root: root.clone() }
+    pub(super) fn new(root: &Arc<Root>, path: Vec<u8>, meta: Meta, dev: u64, data: u64) -> Self {
+        Self { path, meta, data, had_base: false, dev, root: root.clone() }
     }
 
     /// What tells that two names are one file.

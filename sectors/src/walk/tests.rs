@@ -159,3 +159,17 @@ fn a_link_put_in_a_files_place_is_not_followed() {
         }
     }
 }
+
+#[test]
+fn what_the_kernel_makes_up_is_left_out_and_counted() {
+    let only_proc: Filter = Arc::new(|path, _| path != b"proc");
+    let all = walk(Path::new("/"), WalkOptions { excludes: Some(only_proc), ..options(2) });
+    let seen = entries(&all);
+    assert_eq!(seen.keys().map(Vec::as_slice).collect::<Vec<_>>(), [&b""[..], b"proc"]);
+    let skipped = |f: &&Found| matches!(f, Found::Skipped { path, why: Why::Kernel } if path == b"proc");
+    assert_eq!(all.iter().filter(skipped).count(), 1);
+    for root in ["/proc", "/proc/self", "/proc/version"] {
+        let refused = Walk::start(Path::new(root), options(0)).unwrap_err();
+        assert!(refused.source.to_string().contains("kernel"), "{root}");
+    }
+}

@@ -80,7 +80,7 @@ async fn lane(voice: Voice, kinds: &'static [Kind]) {
 fn next(voice: &Voice, kinds: &[Kind]) -> Vec<Work> {
     let state = voice.state();
     if !may_claim(voice, &state) {
-        return impostor(voice, &state);
+        return impostor(voice, &state, kinds);
     }
     let reaches = |t| state.targets.get(&t).is_some_and(|t| t.reached_by.contains(&voice.me()));
     let me = Me { id: voice.me(), reaches: &reaches };
@@ -88,13 +88,30 @@ fn next(voice: &Voice, kinds: &[Kind]) -> Vec<Work> {
     chosen.find(|work| !work.is_empty()).unwrap_or_default()
 }
 
-/// What one that may not claim asks for now and then: anything that is free.
-fn impostor(voice: &Voice, state: &State) -> Vec<Work> {
+/// What one that may not claim asks for now and then: anything of these kinds that is free. Of other kinds another claimant
+/// of the same node may ask, and what one of them was given is not the other's.
+fn impostor(voice: &Voice, state: &State, kinds: &[Kind]) -> Vec<Work> {
     if voice.net.roll(8) != 0 {
         return Vec::new();
     }
-    let free: Vec<Work> = plan(state, 0).into_iter().filter(|w| state.lease_of(w).is_none()).take(6).collect();
+    let free: Vec<Work> = plan(state, 0)
+        .into_iter()
+        .filter(|w| kinds_of(w).iter().any(|k| kinds.contains(k)) && state.lease_of(w).is_none())
+        .take(6)
+        .collect();
     free.get(voice.net.roll(free.len() as u64) as usize).copied().into_iter().collect()
+}
+
+/// The kinds that a piece of work may be claimed as.
+fn kinds_of(work: &Work) -> &'static [Kind] {
+    match work {
+        Work::Pack { .. } => &[Kind::Pack],
+        Work::Stage { .. } => &[Kind::Stage],
+        Work::Copy { .. } => &[Kind::Upload, Kind::Rebuild],
+        Work::WriteSystem { .. } | Work::Publish { .. } | Work::RemoveIncoming { .. } => &[Kind::Publish],
+        // The leader's, or of a zone that no daemon serves.
+        Work::ResumeCheckpoint { .. } | Work::StoreCheckpoint { .. } | Work::FinishCheckpoint { .. } => &[],
+    }
 }
 
 async fn claim_and_do(voice: &Voice, work: Vec<Work>) -> Result<(), Lost> {

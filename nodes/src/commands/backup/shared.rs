@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use zoneward_actors::backup::BackupRequest;
 use zoneward_actors::clock::now_ms;
+use zoneward_actors::settle::lost_sectors;
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::{CheckpointState, Source, State, TaskState};
@@ -46,8 +47,9 @@ pub fn backup(g: &Global, out: Out, zone: &mut Zone, request: &BackupRequest) ->
             id
         }
     };
-    let waits = attend(g, &client, zone, checkpoint)?;
+    let mut waits = attend(g, &client, zone, checkpoint)?;
     let state = zone.state();
+    waits.extend(lost_sectors(state));
     if state.checkpoints.get(&checkpoint).is_some_and(|c| c.state == CheckpointState::Abandoned) {
         return Err(Failure::new(1409, exit::FAILED, "the checkpoint was given up meanwhile"));
     }

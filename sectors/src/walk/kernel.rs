@@ -1,0 +1,57 @@
+//! File systems that the kernel makes up: what they show is the machine's state of the moment. They tell no sizes, and some
+//! of their files never end, so they are no data that could be backed up.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
+
+use rustix::fs::{Mode, OFlags, fstatfs, openat};
+
+/// `f_type` of statfs(2), from the kernel's `magic.h`: proc, sysfs, debugfs, tracefs, securityfs, selinuxfs, cgroup,
+/// cgroup2, bpf, configfs, binfmt_misc, fusectl, nsfs, devpts, mqueue, rpc_pipefs, nfsd.
+const MADE_UP: [u64; 17] = [
+    0x9fa0,
+    0x6265_6572,
+    0x6462_6720,
+    0x7472_6163,
+    0x7363_6673,
+    0xf97c_ff8c,
+    0x0027_e0eb,
+    0x6367_7270,
+    0xcafe_4a11,
+    0x6265_6570,
+    0x4249_4e4d,
+    0x6573_5543,
+    0x6e73_6673,
+    0x1cd1,
+    0x1980_0202,
+    0x6759_6969,
+    0x6e66_7364,
+];
+
+/// Whether an open file or directory lies on such a file system.
+pub(super) fn is_made_up(fd: impl AsFd) -> io::Result<bool> {
+    let kind = fstatfs(fd)?.f_type as u64 & 0xffff_ffff;
+    Ok(MADE_UP.contains(&kind))
+}
+
+/// What is known of the file systems that a scan met, by device number.
+#[derive(Default)]
+pub(super) struct Known(Mutex<HashMap<u64, bool>>);
+
+impl Known {
+    /// Whether a directory lies on such a file system. One that cannot be opened is left to the listing, which says why.
+    pub fn is_made_up(&self, dev: u64, dir: &OwnedFd, name: &[u8]) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(answer) = known.get(&dev) {
+            return *answer;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(answer) = openat(dir, name, flags, Mode::empty()).map_err(io::Error::from).and_then(is_made_up) else {
+            return false;
+        };
+        known.insert(dev, answer);
+        answer
+    }
+}
