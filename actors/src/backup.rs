@@ -13,13 +13,14 @@ use zoneward_consensus::names;
 use zoneward_sectors::diff::{Change, Counts, Trouble};
 use zoneward_sectors::entry::Stamp;
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::{CheckpointId, LayerId, SourceId};
+use zoneward_sectors::ids::{CheckpointId, LayerId, SectorId, SourceId};
 use zoneward_sectors::index::ChunkIndex;
 use zoneward_sectors::pack::{PackReport, Packer, Progress, Settings, Task};
 use zoneward_sectors::shown::show_path;
 
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
+use crate::freshness::refuse_older_home;
 use crate::ground::moved;
 use crate::open::chain;
 use crate::provide::Provider;
@@ -41,6 +42,8 @@ pub struct BackupRequest {
     pub kind: CheckpointKind,
     pub dry_run: bool,
     pub allow_empty: bool,
+    /// This home is the right one, though a target shows that the zone went on without it.
+    pub allow_older_home: bool,
     pub threads: usize,
 }
 
@@ -121,6 +124,7 @@ pub fn backup(
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<BackupReport, ZoneError> {
     let started = now_ms();
+    refuse_older_home(zone, request.allow_older_home)?;
     if !request.dry_run {
         settle::tidy(zone)?;
     }
@@ -193,7 +197,14 @@ pub fn pack_sources(
     let known = zone.state().checkpoints.get(&checkpoint);
     let known = known.ok_or(ZoneError::State { what: "a checkpoint that is being made" })?;
     let (kind, allow_empty) = (known.kind, known.allow_empty);
-    let request = BackupRequest { sources: sources.to_vec(), kind, dry_run: false, allow_empty, threads };
+    let request = BackupRequest {
+        sources: sources.to_vec(),
+        kind,
+        dry_run: false,
+        allow_empty,
+        allow_older_home: false,
+        threads,
+    };
     let mut planned = Vec::new();
     for id in sources {
         let Some(source) = zone.state().sources.get(id).cloned() else {
@@ -431,6 +442,9 @@ fn pack_all(
     progress: &Arc<Progress>,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<(Vec<SourceReport>, u64, u64), ZoneError> {
+    for p in &planned {
+        raise_copies(zone, p)?;
+    }
     let mut reports = Vec::new();
     // One retention group after another: what lies in one sector has the same number of copies and expires together.
     let mut groups: BTreeMap<std::cmp::Reverse<u8>, Vec<Planned>> = BTreeMap::new();
@@ -448,6 +462,20 @@ fn pack_all(
         finish_task(zone, checkpoint, r)?;
     }
     Ok((reports, sectors, stored))
+}
+
+/// What a source relies on has as many copies as the source asks for, also if it asked for fewer when that was stored.
+fn raise_copies(zone: &mut Zone, p: &Planned) -> Result<(), ZoneError> {
+    let state = zone.state();
+    let parts = p.base.iter().filter_map(|l| state.layers.get(l)).flat_map(|l| &l.parts).map(|part| part.sector);
+    let content = p.survey.relies_on.iter().filter_map(|n| zone.table().id(*n));
+    let few = |s: &SectorId| state.sectors.get(s).is_some_and(|s| s.is_sealed() && s.copies_wanted < p.copies);
+    let few: BTreeSet<SectorId> = parts.chain(content).filter(few).collect();
+    let few: Vec<SectorId> = few.into_iter().collect();
+    for some in few.chunks(limits::VERIFIED_MAX) {
+        zone.propose(Command::RaiseCopies { sectors: some.to_vec(), copies: p.copies })?;
+    }
+    Ok(())
 }
 
 fn finish_task(zone: &mut Zone, checkpoint: CheckpointId, r: &SourceReport) -> Result<(), ZoneError> {
@@ -479,6 +507,10 @@ fn pack_group(
         threads: request.threads,
         zstd_level: zone.state().zone.as_ref().map_or(3, |z| z.zstd_level),
         racy_after: stamp_of(started.saturating_sub(RACY_MS)),
+        meagre: {
+            let few = zone.state().sectors.values().filter(|s| s.copies_wanted < copies);
+            few.map(|s| zone.table().number(s.id)).collect()
+        },
     };
     let index = if request.kind == CheckpointKind::Full {
         ChunkIndex::in_memory(zone.table())

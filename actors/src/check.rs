@@ -43,6 +43,8 @@ pub struct Finding {
     pub what: String,
     /// True for wrong bytes; false for what could not be reached.
     pub damage: bool,
+    /// The target says that it does not have the copy.
+    pub missing: bool,
 }
 
 /// What a check found.
@@ -136,7 +138,7 @@ impl Checker<'_> {
         what: String,
         damage: bool,
     ) {
-        self.report.findings.push(Finding { target, sector, copy, what, damage });
+        self.report.findings.push(Finding { target, sector, copy, what, damage, missing: false });
     }
 
     /// What this home keeps of the owner's.
@@ -202,7 +204,11 @@ impl Checker<'_> {
         let whole = |c: &BackupCopy| c.is_stored();
         let in_place: BTreeSet<_> = state.copies.values().filter(|c| whole(c)).map(|c| (c.sector, c.target)).collect();
         // One that was damaged or lost, and that its target has anew, matters no more.
-        let counts = |c: &&BackupCopy| !c.is_open() && (whole(c) || !in_place.contains(&(c.sector, c.target)));
+        let replaced = state.replaced_systems();
+        let counts = |c: &&BackupCopy| {
+            let now = whole(c) || !in_place.contains(&(c.sector, c.target));
+            !c.is_open() && now && !replaced.contains(&c.sector)
+        };
         let all: Vec<BackupCopy> = state.copies.values().filter(counts).cloned().collect();
         self.report.sectors = all.iter().map(|c| c.sector).collect::<BTreeSet<_>>().len() as u64;
         let mut opened = Vec::new();
@@ -216,7 +222,10 @@ impl Checker<'_> {
                 Ok((reader, leaves)) => opened.push((c, reader, leaves)),
                 Err(e) => {
                     self.lost.insert(c.id, Vec::new());
-                    self.find(Some(c.target), Some(c.sector), Some(c.id), chain(&e), e.is_damage() || is_missing(&e));
+                    let missing = is_missing(&e);
+                    let (target, sector, copy) = (Some(c.target), Some(c.sector), Some(c.id));
+                    let (what, damage) = (chain(&e), e.is_damage() || missing);
+                    self.report.findings.push(Finding { target, sector, copy, what, damage, missing });
                 }
             }
         }

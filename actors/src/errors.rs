@@ -25,6 +25,10 @@ pub enum ZoneError {
     Store(#[from] StoreError),
     #[error("this home holds no whole zone: if nothing was ever backed up with it, remove it and begin again")]
     Unfinished,
+    #[error(
+        "target {target} shows state {theirs} of this zone, and this home knows none after {own}: was it put back from an older copy?"
+    )]
+    OlderHome { target: String, theirs: u64, own: u64 },
     #[error("there are keys of a zone, and its state is gone: {0}")]
     KeysWithoutState(PathBuf),
     #[error("{0} can be read by others: chmod 600 it, and think of who may have read it")]

@@ -54,6 +54,8 @@ pub fn real(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let known = path.ancestors().find_map(|a| a.canonicalize().ok().map(|real| (a, real)));
     match known {
+        // Nothing joined would end it with a slash.
+        Some((above, real)) if above == path => real,
         Some((above, real)) => path.strip_prefix(above).map_or_else(|_| path.clone(), |rest| real.join(rest)),
         None => path,
     }

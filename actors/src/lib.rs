@@ -15,6 +15,7 @@ pub mod clock;
 pub mod cluster;
 pub mod engine;
 pub mod errors;
+pub mod freshness;
 pub mod ground;
 pub mod home;
 pub mod init;

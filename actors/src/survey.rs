@@ -1,13 +1,15 @@
 //! The survey of a source: what changed, how much, before anything is written.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zoneward_consensus::model::{Ground, Source, State};
 use zoneward_sectors::catalog::{CatalogError, Merge};
 use zoneward_sectors::diff::{Change, Counts, Differ, Trouble};
+use zoneward_sectors::entry::{Entry, Extent};
 use zoneward_sectors::glob::Excludes;
 use zoneward_sectors::ids::NodeId;
 use zoneward_sectors::walk::{Filter, Walk, WalkOptions};
@@ -39,10 +41,12 @@ pub struct Survey {
     pub any_change: bool,
     /// What it lies on.
     pub ground: Ground,
+    /// Numbers of the sectors that hold what its base names.
+    pub relies_on: BTreeSet<u32>,
 }
 
 /// The scan of a source against its base.
-pub type Scan = Differ<Walk, Box<dyn Iterator<Item = Result<zoneward_sectors::entry::Entry, CatalogError>> + Send>>;
+pub type Scan = Differ<Walk, Box<dyn Iterator<Item = Result<Entry, CatalogError>> + Send>>;
 
 /// A source's own path, as it is stored and shown: it may be a dfs name.
 pub fn source_path(source: &Source) -> PathBuf {
@@ -56,7 +60,13 @@ pub fn located(state: &State, node: NodeId, source: &Source) -> Result<PathBuf, 
 }
 
 /// Begins to compare a source with its base. It is read at `root`, which may be a snapshot of it.
-pub fn scan(source: &Source, root: &Path, base: Merge, compare: Compare, threads: usize) -> Result<Scan, ZoneError> {
+pub fn scan(
+    source: &Source,
+    root: &Path,
+    base: impl Iterator<Item = Result<Entry, CatalogError>> + Send + 'static,
+    compare: Compare,
+    threads: usize,
+) -> Result<Scan, ZoneError> {
     let excludes = Excludes::new(&source.excludes, false).map_err(|e| ZoneError::TargetUrl(e.to_string()))?;
     let filter: Filter = if source.excludes.is_empty() {
         Arc::new(|path: &[u8], is_dir| is_dir && is_snapshot(path))
@@ -97,6 +107,20 @@ pub fn survey(
     stop: &AtomicBool,
 ) -> Result<Survey, ZoneError> {
     let ground = ground_of(live, source.one_file_system)?;
+    let relies_on = Arc::new(Mutex::new(BTreeSet::new()));
+    let base = {
+        let (relies_on, mut last) = (relies_on.clone(), None);
+        base.inspect(move |entry| {
+            for x in entry.iter().flat_map(|e| &e.extents) {
+                // Neighbours lie together.
+                if let Extent::Data { sector, .. } = *x
+                    && last.replace(sector) != Some(sector)
+                {
+                    relies_on.lock().unwrap_or_else(PoisonError::into_inner).insert(sector);
+                }
+            }
+        })
+    };
     let mut scan = scan(source, root, base, compare, threads)?;
     let (mut kept, mut total) = (Vec::new(), 0usize);
     for change in scan.by_ref() {
@@ -117,5 +141,6 @@ pub fn survey(
         changes: (total <= KEEP_MAX).then_some(kept),
         any_change: total > 0,
         ground,
+        relies_on: std::mem::take(&mut *relies_on.lock().unwrap_or_else(PoisonError::into_inner)),
     })
 }

@@ -17,6 +17,7 @@ use zoneward_targets::{ObjectName, Target, TargetError};
 
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
+use crate::freshness::{older_home, unknown_head};
 use crate::mint::mint_copy;
 use crate::provide::first_target;
 use crate::zone::Zone;
@@ -167,6 +168,10 @@ pub(crate) fn publish(zone: &mut Zone, target: TargetId) -> Result<(), ZoneError
     let bytes = serde_json::to_vec(&pointer).map_err(|_| ZoneError::State { what: "the head cannot be written" })?;
     let alias = zone.keys().alias(target);
     let t = zone.target(target).cloned().ok_or_else(|| ZoneError::NoTarget("it is not reachable".into()))?;
+    let left = zone.left_behind().map_or(0, |l| l.n);
+    if let Some(theirs) = unknown_head(zone, target, t.as_ref()).filter(|h| h.n > left) {
+        return Err(older_home(zone, target, theirs));
+    }
     put_back_owner_key(zone, target, t.as_ref())?;
     fsx::point("publish:before");
     t.put_object(alias, ObjectName::Pointer, &bytes)?;
@@ -214,9 +219,12 @@ fn to_text(p: &HeadPayload) -> Result<String, ZoneError> {
 fn payload(zone: &Zone, sector: SectorId, raw_id: Digest, checkpoint: CheckpointId) -> HeadPayload {
     let state = zone.state();
     let copies = state.copies.values().filter(|c| c.sector == sector && c.is_stored());
+    let own = state.head.as_ref().map(|h| (h.n, h.payload_hash));
+    // What was left behind has its numbers.
+    let last = own.max(zone.left_behind().map(|l| (l.n, l.payload_hash)));
     HeadPayload {
-        n: state.head.as_ref().map_or(0, |h| h.n) + 1,
-        previous: state.head.as_ref().map_or(Digest([0; 32]), |h| h.payload_hash),
+        n: last.map_or(0, |l| l.0) + 1,
+        previous: last.map_or(Digest([0; 32]), |l| l.1),
         sector,
         raw_id,
         copies: copies.map(|c| HeadCopy { target: c.target, copy: c.id, header_hash: c.header_hash }).collect(),

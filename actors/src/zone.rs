@@ -23,6 +23,7 @@ use zoneward_transport::identity::NodeIdentity;
 use crate::catalogs::Catalogs;
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
+use crate::freshness::Published;
 use crate::home::{Home, io_at};
 use crate::open::{Opener, Targets};
 use crate::pace::Pace;
@@ -67,6 +68,7 @@ pub struct Zone {
     targets: Targets,
     unreachable: Arc<Vec<Unreachable>>,
     table: SectorTable,
+    left_behind: Option<Published>,
 }
 
 impl std::fmt::Debug for Zone {
@@ -111,7 +113,8 @@ impl Zone {
         let ZoneParts { home, keys, secret, identity, owner, pace, table } = ZoneParts::of(home, state)?;
         let (targets, unreachable) = open_targets(state, &keys)?;
         let unreachable = Arc::new(unreachable);
-        Ok(Self { home, truth, keys, secret, identity, owner, pace, targets, unreachable, table })
+        let left_behind = None;
+        Ok(Self { home, truth, keys, secret, identity, owner, pace, targets, unreachable, table, left_behind })
     }
 
     pub fn state(&self) -> &State {
@@ -168,6 +171,17 @@ impl Zone {
 
     pub fn unreachable(&self) -> &[Unreachable] {
         &self.unreachable
+    }
+
+    /// The newest head that the owner left behind with the home that knew it.
+    pub(crate) fn left_behind(&self) -> Option<Published> {
+        self.left_behind
+    }
+
+    pub(crate) fn leave_behind(&mut self, head: Published) {
+        if self.left_behind.is_none_or(|l| l.n < head.n) {
+            self.left_behind = Some(head);
+        }
     }
 
     pub fn target(&self, id: TargetId) -> Option<&Arc<dyn Target>> {
@@ -306,6 +320,7 @@ impl ZoneParts {
         Zone {
             home: self.home.clone(),
             truth: Truth::Shared { authority, state, epoch },
+            left_behind: None,
             keys: self.keys.clone(),
             secret: self.secret.clone(),
             identity: self.identity.clone(),

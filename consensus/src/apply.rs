@@ -240,6 +240,7 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::AbandonCopy { copy } => sectors::abandon_copy(c, *copy),
         Command::MarkCopy { copy, state } => sectors::mark(c, *copy, *state),
         Command::Verified { copies, read } => sectors::verified(c, copies, *read),
+        Command::RaiseCopies { sectors, copies } => sectors::raise_copies(c, sectors, *copies),
     }
 }
 

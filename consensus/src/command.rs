@@ -149,6 +149,11 @@ pub enum Command {
         copies: Vec<CopyId>,
         read: bool,
     },
+    /// Sectors that a source relies on by now are to have at least so many copies.
+    RaiseCopies {
+        sectors: Vec<SectorId>,
+        copies: u8,
+    },
     FinishTask {
         checkpoint: CheckpointId,
         source: SourceId,

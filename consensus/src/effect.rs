@@ -67,6 +67,9 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::AbandonCopy { copy } => state.copies.get(copy).is_none_or(|c| c.state == CopyState::Abandoned),
         Command::MarkCopy { copy, state: s } => state.copies.get(copy).is_some_and(|c| c.state == *s),
         Command::Verified { .. } => false,
+        Command::RaiseCopies { sectors, copies } => {
+            sectors.iter().all(|s| state.sectors.get(s).is_none_or(|s| s.copies_wanted >= *copies))
+        }
         Command::FinishTask { checkpoint, source, .. } => state
             .checkpoints
             .get(checkpoint)

@@ -22,7 +22,7 @@ pub const WARNINGS_LEN_MAX: usize = 512 << 10;
 pub const WARNING_LEN_MAX: usize = 1 << 10;
 /// Mount points that are kept of a source.
 pub const MOUNTS_MAX: usize = 64;
-/// Copies in one command that says they were found whole.
+/// Copies in one command that says they were found whole; sectors in one that asks for more copies.
 pub const VERIFIED_MAX: usize = 10_000;
 /// Work proposed in one round of planning.
 pub const PLAN_MAX: usize = 256;

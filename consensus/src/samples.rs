@@ -337,6 +337,7 @@ pub fn any_command() -> impl Strategy<Value = Command> {
         1 => n().prop_map(|k| Command::AbandonCopy { copy: copy(k) }),
         1 => (n(), state).prop_map(|(k, state)| Command::MarkCopy { copy: copy(k), state }),
         1 => (n(), any::<bool>()).prop_map(|(k, read)| Command::Verified { copies: vec![copy(k)], read }),
+        1 => (n(), 0u8..4).prop_map(|(s, copies)| Command::RaiseCopies { sectors: vec![sector(s)], copies }),
         4 => (n(), n()).prop_map(|(c, s)| finish_task(c, s)),
         4 => n().prop_map(store),
         1 => (0u64..3, n(), n()).prop_map(|(n, s, c)| head(n, s, c)),

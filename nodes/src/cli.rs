@@ -188,6 +188,9 @@ pub struct BackupArgs {
     /// Back up a source that held files and is now empty, or lies on another mount
     #[arg(long)]
     pub allow_empty: bool,
+    /// Go on with this home though a target holds newer checkpoints of the zone, which are then lost to it
+    #[arg(long)]
+    pub allow_older_home: bool,
 }
 
 #[derive(Debug, Args)]

@@ -66,7 +66,12 @@ pub(crate) fn open(g: &Global) -> Result<Zone, Failure> {
             let (home, authority) = client.authority().map_err(node::client_failed)?;
             Ok(Zone::shared(home, authority)?)
         }
-        opened => opened.map_err(Failure::from),
+        opened => {
+            let zone = opened?;
+            // A change of keys may have been cut.
+            crate::kit::file::settle(&zone.home, true)?;
+            Ok(zone)
+        }
     }
 }
 

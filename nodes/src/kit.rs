@@ -4,6 +4,8 @@
 //! terminal. Both hold the words in the clear: the caller writes them with mode 0600 and wipes what he need not keep.
 //! Names and URLs may come from strangers; nothing in them becomes markup or moves a terminal's cursor.
 
+pub mod file;
+
 use qrcode::render::svg;
 use qrcode::{EcLevel, QrCode};
 use zeroize::Zeroizing;

@@ -62,6 +62,10 @@ impl From<ZoneError> for Failure {
             | ZoneError::NotAllowed { .. }
             | ZoneError::Unmapped { .. } => of_source(&e),
             ZoneError::Exposed(_) => Failure::new(1105, exit::REFUSED, text),
+            ZoneError::OlderHome { .. } => Failure::new(1206, exit::REFUSED, text).help(
+                "put the newer home back; what is newer can be restored from the target: docs/rescue/README.md. If this home \
+                 is to go on without it: zoneward backup --allow-older-home. Nothing was changed on the target",
+            ),
             ZoneError::KeysWithoutState(_) => Failure::new(1008, exit::REFUSED, text)
                 .help("nothing was changed; give another --home, and get the zone back: docs/rescue/README.md"),
             ZoneError::Unfinished => Failure::new(1005, exit::FAILED, text),

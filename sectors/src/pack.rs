@@ -15,6 +15,7 @@ mod work;
 
 pub use place::{IndexJson, IndexPart, IndexSystem};
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -101,6 +102,8 @@ pub struct Settings {
     pub zstd_level: i32,
     /// Entries whose ctime is not older than this are read again next time: they may change within one clock tick.
     pub racy_after: Stamp,
+    /// Sectors, by their number, that have too few copies for what is packed: nothing new relies on them.
+    pub meagre: HashSet<u32>,
 }
 
 /// Live figures of a running pack.

@@ -262,6 +262,16 @@ pub fn mark(c: &mut Change<'_>, copy: CopyId, state: CopyState) -> Applied {
     Ok(())
 }
 
+pub fn raise_copies(c: &mut Change<'_>, sectors: &[SectorId], copies: u8) -> Applied {
+    for id in sectors {
+        if let Some(s) = c.state.sectors.get_mut(id).filter(|s| s.copies_wanted < copies) {
+            s.copies_wanted = copies;
+            c.rows.insert(Row::Sector(*id));
+        }
+    }
+    Ok(())
+}
+
 pub fn verified(c: &mut Change<'_>, copies: &[CopyId], read: bool) -> Applied {
     for copy in copies {
         if let Some(k) = c.state.copies.get_mut(copy).filter(|k| !k.is_open()) {

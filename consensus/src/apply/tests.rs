@@ -108,7 +108,6 @@ fn refusals_say_why_and_change_nothing() {
         (&end, Command::AbandonSector { sector: s::sector(1) }, Refusal::State("the sector")),
         (&end, Command::AbandonCopy { copy: s::copy(1) }, Refusal::State("the copy")),
         (&end, s::head(1, 20, 1), Range("the head's number")),
-        (&end, s::head(3, 20, 1), Range("the head's number")),
         (&end, s::head(2, 1, 1), Refusal::State("the system sector")),
         (&end, s::head(2, 20, 2), Differs("the system sector's checkpoint")),
         (

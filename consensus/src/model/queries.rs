@@ -113,6 +113,13 @@ impl State {
         all
     }
 
+    /// System sectors that newer ones replaced: all but the newest two.
+    pub fn replaced_systems(&self) -> BTreeSet<SectorId> {
+        let mut systems: Vec<_> = self.sectors.values().filter(|s| s.system && s.is_sealed()).collect();
+        systems.sort_by_key(|s| (self.checkpoints.get(&s.checkpoint).map_or(0, |c| c.seq), s.created_ms));
+        systems.iter().rev().skip(2).map(|s| s.id).collect()
+    }
+
     /// The checkpoint that is being made.
     pub fn running(&self) -> Option<&Checkpoint> {
         self.checkpoints.values().find(|c| c.state == CheckpointState::Running)

@@ -83,8 +83,14 @@ pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
     };
     let (last_seq, mut remembered) = (zone.state().next_seq, Vec::new());
     let done = chosen_sources(&mut zone, a, &mut remembered).and_then(|sources| {
-        let request =
-            BackupRequest { sources, kind, dry_run: a.dry_run, allow_empty: a.allow_empty, threads: threads() };
+        let request = BackupRequest {
+            sources,
+            kind,
+            dry_run: a.dry_run,
+            allow_empty: a.allow_empty,
+            allow_older_home: a.allow_older_home,
+            threads: threads(),
+        };
         if zone.is_shared() && !a.dry_run {
             return shared::backup(g, out, &mut zone, &request);
         }

@@ -44,8 +44,10 @@ pub fn check(g: &Global, out: Out, a: &CheckArgs) -> Result<i32, Failure> {
 /// was given up and is whole after all counts again.
 fn note(zone: &mut Zone, report: &CheckReport, depth: Depth) -> Result<(), Failure> {
     let state = |id: &CopyId| zone.state().copies.get(id).map(|c| c.state);
-    let bad = report.findings.iter().filter(|f| f.damage).filter_map(|f| f.copy);
-    let bad = bad.filter(|c| state(c) == Some(CopyState::Stored)).map(|c| (c, CopyState::Damaged));
+    let bad = report.findings.iter().filter(|f| f.damage).filter_map(|f| f.copy.map(|c| (c, f.missing)));
+    let bad = bad.filter(|(c, _)| state(c) == Some(CopyState::Stored));
+    // What a target does not have may come back, and is known by its metadata then; wrong bytes have to be read.
+    let bad = bad.map(|(c, missing)| (c, if missing { CopyState::Lost } else { CopyState::Damaged }));
     let healed = |c: &&CopyId| match state(c) {
         Some(CopyState::Lost) => true,
         Some(CopyState::Damaged) => depth == Depth::Everything,
@@ -90,7 +92,10 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &CheckReport, seconds: f64) -> i32 
         (false, true) => exit::DAMAGE,
         (false, false) => exit::TARGET,
     };
-    let seq = |v: &[u64]| v.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let seq = |v: &[u64]| {
+        let sorted: std::collections::BTreeSet<u64> = v.iter().copied().collect();
+        sorted.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+    };
     out.json(&serde_json::json!({
         "type": "summary", "schema": "zoneward.check/1", "clean": r.is_clean(), "sectors": r.sectors, "copies": r.copies,
         "bytes_read": r.bytes_read, "segments_read": r.segments_read, "catalogs": r.catalogs, "entries": r.entries,

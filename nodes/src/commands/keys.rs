@@ -13,10 +13,11 @@ use zoneward_sectors::keyfile::{KeyFileError, OwnerKeyFile, Words};
 use zoneward_sectors::owner::OwnerKeys;
 use zoneward_targets::ObjectName;
 
-use super::make::{rsa_size, write_kit};
+use super::make::{kit_for, rsa_size, write_kit};
 use super::open;
 use crate::cli::{Global, KeyCommand};
 use crate::errors::{Failure, exit};
+use crate::kit::file::{refuse_foreign, settle, stage};
 use crate::output::Out;
 use crate::passphrase;
 
@@ -37,10 +38,21 @@ const OTHER_KEY_FILE: &str =
 pub(crate) struct Unlocked {
     file: OwnerKeyFile,
     pub keys: OwnerKeys,
-    passphrase: Zeroizing<String>,
+    /// What it was opened with, unless that was the 24 words.
+    passphrase: Option<Zeroizing<String>>,
 }
 
-/// Opens the owner's keys with the passphrase.
+impl Unlocked {
+    /// The passphrase, to seal the keys anew under it.
+    fn passphrase(&self) -> Result<&str, Failure> {
+        self.passphrase.as_ref().map(|p| p.as_str()).ok_or_else(|| {
+            Failure::new(1107, exit::WRONG_KEY, "this needs the passphrase, not the 24 words")
+                .help("if it is forgotten, set a new one with the words: zoneward key passphrase")
+        })
+    }
+}
+
+/// Opens the owner's keys with the passphrase, or with the 24 words in its place.
 pub(crate) fn unlock(g: &Global, zone: &Zone) -> Result<Unlocked, Failure> {
     let path = zone.home.owner_key();
     let bytes = fsx::read_limited(&path, 1 << 16).map_err(|e| {
@@ -50,7 +62,14 @@ pub(crate) fn unlock(g: &Global, zone: &Zone) -> Result<Unlocked, Failure> {
     })?;
     let file = OwnerKeyFile::from_bytes(&bytes).map_err(|e| wrong(&e))?;
     let passphrase = passphrase::get(g.passphrase_file.as_deref(), "ZONEWARD_PASSPHRASE", "passphrase")?;
-    let keys = file.open_with_passphrase(&passphrase).map_err(|e| wrong(&e))?;
+    let (keys, passphrase) = match Words::parse(&passphrase) {
+        Ok(words) => match file.open_with_words(&words) {
+            Ok(keys) => (keys, None),
+            // Somebody's passphrase may look like words.
+            Err(_) => (file.open_with_passphrase(&passphrase).map_err(|e| wrong(&e))?, Some(passphrase)),
+        },
+        Err(_) => (file.open_with_passphrase(&passphrase).map_err(|e| wrong(&e))?, Some(passphrase)),
+    };
     if keys.public().sign_public() != zone.owner().sign_public() {
         return Err(Failure::new(1109, exit::REFUSED, "the owner's key file belongs to another zone"));
     }
@@ -102,18 +121,23 @@ pub fn key(g: &Global, out: Out, command: KeyCommand) -> Result<i32, Failure> {
             .why(crate::errors::chain(&u.error))
             .help("keys are changed on all targets at once: bring it back and try again"));
     }
+    settle(&zone.home, true)?;
+    let kit = match &command {
+        KeyCommand::ShowRecovery { kit } | KeyCommand::Rotate { kit, .. } => kit_path(&zone, kit.as_deref()),
+        KeyCommand::Passphrase { .. } => zone.home.recovery_kit(),
+    };
+    if !matches!(command, KeyCommand::Passphrase { .. }) {
+        refuse_foreign(&kit, zone.state().zone.as_ref().map(|z| z.id))?;
+    }
     let mut u = unlock(g, &zone)?;
     try_owner_key(&zone).map_err(|e| {
         Failure::from(e).help("nothing was changed: keys are changed on all targets at once; mend it and try again")
     })?;
     match command {
-        KeyCommand::ShowRecovery { kit } => {
+        KeyCommand::ShowRecovery { .. } => {
             let words = Words::generate();
-            let file = OwnerKeyFile::seal(&u.keys, &words, Some(&u.passphrase)).map_err(|e| wrong(&e))?;
-            let kit = kit_path(&zone, kit.as_deref());
-            // The kit first: words that nobody has seen must never be the only ones.
-            write_kit(&zone, &words, &kit)?;
-            replace(&mut zone, &file)?;
+            let file = OwnerKeyFile::seal(&u.keys, &words, Some(u.passphrase()?)).map_err(|e| wrong(&e))?;
+            replace_with_kit(&mut zone, &words, &kit, &file)?;
             tell_kit(out, &zone, &kit);
         }
         KeyCommand::Passphrase { new_passphrase_file } => {
@@ -123,13 +147,13 @@ pub fn key(g: &Global, out: Out, command: KeyCommand) -> Result<i32, Failure> {
             out.json(&serde_json::json!({"schema": "zoneward.key/1", "passphrase_changed": true}));
             out.say("the passphrase is changed; the 24 words stay as they are");
         }
-        KeyCommand::Rotate { rsa_bits, kit } => {
+        KeyCommand::Rotate { rsa_bits, .. } => {
+            let passphrase = Zeroizing::new(u.passphrase()?.to_owned());
             u.keys
                 .rotate(rsa_size(&rsa_bits))
                 .map_err(|e| Failure::new(1111, exit::FAILED, "no new key could be made").why(e.to_string()))?;
             let words = Words::generate();
-            let file = OwnerKeyFile::seal(&u.keys, &words, Some(&u.passphrase)).map_err(|e| wrong(&e))?;
-            let kit = kit_path(&zone, kit.as_deref());
+            let file = OwnerKeyFile::seal(&u.keys, &words, Some(&passphrase)).map_err(|e| wrong(&e))?;
             // The file that opens old and new sectors is everywhere before the first sector needs the new key.
             write_rotated_kit(&mut zone, &u.keys, &words, &kit, &file)?;
             tell_kit(out, &zone, &kit);
@@ -140,6 +164,16 @@ pub fn key(g: &Global, out: Out, command: KeyCommand) -> Result<i32, Failure> {
     Ok(0)
 }
 
+/// Writes a new key file, and the kit whose words open it. The kit is there first: words that nobody has seen must never
+/// be the only ones.
+fn replace_with_kit(zone: &mut Zone, words: &Words, kit: &Path, file: &OwnerKeyFile) -> Result<(), Failure> {
+    stage(&zone.home, kit_for(zone, words, kit)?.as_bytes(), kit, &file.to_bytes())?;
+    let replaced = replace(zone, file);
+    // Where a target still holds the old keys, the old kit is still needed.
+    settle(&zone.home, replaced.is_err())?;
+    replaced
+}
+
 fn write_rotated_kit(
     zone: &mut Zone,
     keys: &OwnerKeys,
@@ -148,8 +182,7 @@ fn write_rotated_kit(
     file: &OwnerKeyFile,
 ) -> Result<(), Failure> {
     let public = STANDARD.encode(keys.public().rsa_spki_der());
-    write_kit(zone, words, kit)?;
-    replace(zone, file)?;
+    replace_with_kit(zone, words, kit, file)?;
     zone.propose(Command::SetOwnerKey { fingerprint: keys.public().fingerprint(), public })?;
     // Once more, now with the new fingerprint on it.
     write_kit(zone, words, kit)

@@ -15,6 +15,7 @@ use zoneward_targets::{Credentials, Url};
 use super::home;
 use crate::cli::{Cli, Global, InitArgs};
 use crate::errors::{Failure, exit};
+use crate::kit::file::refuse_foreign;
 use crate::kit::{KitInput, render_html};
 use crate::output::Out;
 use crate::{passphrase, units};
@@ -50,7 +51,7 @@ pub(crate) fn rsa_size(bits: &str) -> RsaSize {
 }
 
 /// The target folder that a path lies in.
-fn target_around<'u>(path: &Path, targets: &'u [Url]) -> Option<&'u Path> {
+pub(super) fn target_around<'u>(path: &Path, targets: &'u [Url]) -> Option<&'u Path> {
     let path = real(path);
     let mut folders = targets.iter().filter_map(|url| match url {
         Url::File(folder) => Some(folder.as_path()),
@@ -83,7 +84,19 @@ fn kit_is_apart(kit: &Path, targets: &[Url]) -> Result<(), Failure> {
 
 /// Writes the printable recovery kit of a zone, readable by this user only.
 pub(crate) fn write_kit(zone: &Zone, words: &Words, path: &Path) -> Result<(), Failure> {
-    let Some(z) = zone.state().zone.as_ref() else { return Ok(()) };
+    let html = kit_for(zone, words, path)?;
+    fsx::write_durably(path, html.as_bytes(), 0o600).map_err(|e| {
+        Failure::new(1106, exit::FAILED, format!("the recovery kit {} cannot be written", path.display()))
+            .why(e.to_string())
+            .help("name another file with --kit")
+    })
+}
+
+/// The page of a kit that may lie at `path`.
+pub(crate) fn kit_for(zone: &Zone, words: &Words, path: &Path) -> Result<zeroize::Zeroizing<String>, Failure> {
+    let Some(z) = zone.state().zone.as_ref() else {
+        return Err(Failure::new(1005, exit::FAILED, "the home holds no zone"));
+    };
     let targets: Vec<String> = zone.state().targets.values().map(|t| t.url.clone()).collect();
     let urls: Vec<Url> = targets.iter().filter_map(|t| t.parse().ok()).collect();
     kit_is_apart(path, &urls)?;
@@ -96,11 +109,7 @@ pub(crate) fn write_kit(zone: &Zone, words: &Words, path: &Path) -> Result<(), F
         targets: &targets,
         date: time.split(' ').next().unwrap_or_default(),
     };
-    fsx::write_durably(path, render_html(&kit).as_bytes(), 0o600).map_err(|e| {
-        Failure::new(1106, exit::FAILED, format!("the recovery kit {} cannot be written", path.display()))
-            .why(e.to_string())
-            .help("name another file with --kit")
-    })
+    Ok(render_html(&kit))
 }
 
 pub fn init(g: &Global, out: Out, a: &InitArgs) -> Result<i32, Failure> {
@@ -113,6 +122,7 @@ pub fn init(g: &Global, out: Out, a: &InitArgs) -> Result<i32, Failure> {
     apart(&dir, &urls)?;
     if let Some(kit) = &a.kit {
         kit_is_apart(kit, &urls)?;
+        refuse_foreign(kit, None)?;
     }
     let new = NewZone {
         name: a.name.clone(),

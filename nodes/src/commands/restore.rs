@@ -1,16 +1,19 @@
 //! `restore`.
 
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use zoneward_actors::home::real;
 use zoneward_actors::restore::{RestoreRequest, absolute as join, is_within as within, restore_checkpoint, sources_of};
 use zoneward_actors::zone::Zone;
 use zoneward_sectors::entry::Kind;
 use zoneward_sectors::glob::Excludes;
 use zoneward_sectors::ids::CheckpointId;
 use zoneward_sectors::restore::{Progress, RestoreReport};
+use zoneward_targets::Url;
 
 use super::{PATTERNS, absolute, as_stored, open, threads};
 use crate::cli::{Global, RestoreArgs};
@@ -70,6 +73,9 @@ pub fn restore(g: &Global, out: Out, a: &RestoreArgs) -> Result<i32, Failure> {
         return dry_run(&zone, out, checkpoint, &selection);
     }
     let to = a.to.as_deref().map(absolute).transpose()?;
+    if let Some(to) = &to {
+        apart(&zone, to)?;
+    }
     let started = Instant::now();
     let request = RestoreRequest {
         checkpoint,
@@ -79,7 +85,24 @@ pub fn restore(g: &Global, out: Out, a: &RestoreArgs) -> Result<i32, Failure> {
         threads: threads(),
     };
     let total = run(g, &zone, &request)?;
+    if !a.include.is_empty() && total.files + total.dirs + total.others + total.failed_count == 0 {
+        let text = format!("nothing in checkpoint {} fits what was asked for", a.checkpoint);
+        return Err(Failure::new(1602, exit::FAILED, text).help(PATTERNS));
+    }
     Ok(tell(out, &total, to.as_deref(), started.elapsed().as_secs_f64()))
+}
+
+/// What is restored lies in the clear: not where whoever holds a target sees it, nor among the zone's own files.
+fn apart(zone: &Zone, to: &Path) -> Result<(), Failure> {
+    let urls: Vec<Url> = zone.state().targets.values().filter_map(|t| t.url.parse().ok()).collect();
+    let why = match super::make::target_around(to, &urls) {
+        Some(target) => format!("whoever holds the target {} could read it", target.display()),
+        None if real(to).starts_with(real(zone.home.dir())) => "the zone's own files lie there".to_owned(),
+        None => return Ok(()),
+    };
+    Err(Failure::new(1605, exit::REFUSED, format!("nothing is restored to {}", to.display()))
+        .why(why)
+        .help("give another --to DIR"))
 }
 
 /// Runs a restore with its progress shown.

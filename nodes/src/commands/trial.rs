@@ -102,6 +102,7 @@ fn run(g: &Global, out: Out, zone: &mut Zone, source: &Path, restored: &Path) ->
         kind: CheckpointKind::Incremental,
         dry_run: false,
         allow_empty: false,
+        allow_older_home: false,
         threads: threads(),
     };
     let t = Instant::now();

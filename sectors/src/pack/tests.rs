@@ -147,7 +147,12 @@ fn pack(shelf: &mut Shelf, src: &Path, base: &[LayerId], meanwhile: impl FnOnce(
     let layer = LayerId([base.len() as u8 + 1; 16]);
     let task =
         Task { source: SOURCE, layer, prefix: b"src".to_vec(), root: src.to_owned(), clones: false, estimate: 1 << 20 };
-    let settings = Settings { threads: 2, zstd_level: 2, racy_after: Stamp { secs: i64::MAX, nanos: 0 } };
+    let settings = Settings {
+        threads: 2,
+        zstd_level: 2,
+        racy_after: Stamp { secs: i64::MAX, nanos: 0 },
+        meagre: Default::default(),
+    };
     let table = shelf.table.clone();
     let index = ChunkIndex::in_memory(&table);
     let gear = std::array::from_fn(|i| (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
@@ -345,7 +350,12 @@ fn a_pack_that_is_stopped_says_so() {
     let nothing = std::iter::empty::<Result<Entry, CatalogError>>();
     let changes: Vec<_> = Differ::new(Walk::start(src.path(), options).unwrap(), nothing, false, false).collect();
     let mut shelf = Shelf::new(24);
-    let settings = Settings { threads: 2, zstd_level: 2, racy_after: Stamp { secs: i64::MAX, nanos: 0 } };
+    let settings = Settings {
+        threads: 2,
+        zstd_level: 2,
+        racy_after: Stamp { secs: i64::MAX, nanos: 0 },
+        meagre: Default::default(),
+    };
     let table = shelf.table.clone();
     let index = ChunkIndex::in_memory(&table);
     let mut packer = Packer::new(&settings, &index, &table, &[1; 256], KEY, &mut shelf).unwrap();

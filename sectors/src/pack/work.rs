@@ -231,6 +231,9 @@ impl Worker<'_> {
 
     fn known(&self, fingerprint: &[u8; 32], len: usize) -> Option<Extent> {
         let p = self.shared.index.lookup(fingerprint, len as u64)?;
+        if self.shared.settings.meagre.contains(&p.sector) {
+            return None;
+        }
         let len = u64::from(p.len);
         Some(Extent::Data { sector: p.sector, offset: p.offset, len, fingerprint: *fingerprint })
     }

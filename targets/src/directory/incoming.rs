@@ -66,7 +66,10 @@ impl DirectoryIncoming {
         };
         let offset = u64::try_from(st.st_size).unwrap_or(0);
         let (shared, failed, writing) = (shared.clone(), AtomicBool::new(false), Mutex::default());
-        Ok(Self { shared, alias, copy, incoming, name, file, offset, failed, writing })
+        let new = Self { shared, alias, copy, incoming, name, file, offset, failed, writing };
+        // Where it could not be sealed it is not begun: another target may take it.
+        new.chain(Op::Open)?;
+        Ok(new)
     }
 
     fn io(&self, op: Op) -> impl Fn(io::Error) -> TargetError {
@@ -75,8 +78,8 @@ impl DirectoryIncoming {
     }
 
     /// Opens the directories that the sealed sector goes to, making those that are missing.
-    fn chain(&self) -> Result<Chain, TargetError> {
-        let at = |place: Place, r: io::Result<Dir>| r.map_err(|e| TargetError::from_io(Op::Seal, place, e));
+    fn chain(&self, op: Op) -> Result<Chain, TargetError> {
+        let at = |place: Place, r: io::Result<Dir>| r.map_err(|e| TargetError::from_io(op, place, e));
         let zones = at(Place::Zones, self.shared.root.make(ZONES))?;
         let zone = at(Place::Zone(self.alias), zones.make(&self.alias.to_string()))?;
         let sectors = at(Place::Dir(SECTORS, self.alias), zone.make(SECTORS))?;
@@ -154,7 +157,7 @@ impl Incoming for DirectoryIncoming {
 
     fn seal(self: Box<Self>, len: u64) -> Result<(), TargetError> {
         self.shared.check(Op::Seal)?;
-        let chain = self.chain()?;
+        let chain = self.chain(Op::Seal)?;
         if self.sealed(&chain, len)? {
             self.remove().map_err(self.io(Op::Seal))?;
         } else {
