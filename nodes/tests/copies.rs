@@ -218,3 +218,17 @@ fn a_home_that_was_put_back_does_not_write_over_what_came_after() {
     copy("new", "zone");
     assert!(b.expect(4, &["backup"]).contains("ZW-1206"));
 }
+
+#[test]
+fn targets_and_the_home_lie_apart() {
+    let b = Bench::new();
+    assert!(b.expect(4, &["init", "--target", "zone/target"]).contains("ZW-1007"));
+    assert!(b.expect(4, &["init", "--target", "t", "--target", "t/inner"]).contains("ZW-1324"));
+    assert!(!b.path("t").exists());
+    b.init();
+    for url in ["target/zones", "."] {
+        let said = b.expect(4, &["target", "add", url]);
+        assert!(said.contains("ZW-1324") || said.contains("ZW-1007"), "{said}");
+    }
+    b.expect(0, &["target", "add", "second"]);
+}

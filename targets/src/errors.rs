@@ -78,10 +78,7 @@ pub enum TargetError {
     #[error("cannot {op} {what}: the target is not there ({reason}). Plug in or mount its disk, then try again")]
     Unplugged { op: Op, what: String, reason: String },
     /// The folder is already the target of a zone, under another id.
-    #[error(
-        "cannot {op} {what}: it is already the target {found}. Choose another folder, or adopt it to share it under \
-         that id"
-    )]
+    #[error("cannot {op} {what}: it is already the target {found}. Choose another folder")]
     OtherTarget { op: Op, what: String, found: TargetId },
     /// The marker is there but cannot be understood.
     #[error("cannot {op} {what}: zoneward-target.json in it is not a marker of this release ({reason})")]

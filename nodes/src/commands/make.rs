@@ -60,13 +60,42 @@ pub(super) fn target_around<'u>(path: &Path, targets: &'u [Url]) -> Option<&'u P
     folders.find(|folder| path.starts_with(real(folder)))
 }
 
-/// A home keeps keys in the clear: whoever holds a target must not hold them too.
+/// A home keeps keys in the clear: whoever holds a target must not hold them too. And what takes the home must not take its
+/// backups.
 pub(super) fn apart(home: &Path, targets: &[Url]) -> Result<(), Failure> {
+    for url in targets {
+        if let Url::File(folder) = url
+            && real(folder).starts_with(real(home))
+        {
+            return Err(Failure::new(1007, exit::REFUSED, format!("the target {} lies in the home", folder.display()))
+                .why("who loses the home would lose its backups too")
+                .help("choose another folder for one of them"));
+        }
+    }
     match target_around(home, targets) {
         None => Ok(()),
         Some(target) => Err(Failure::new(1007, exit::REFUSED, format!("the home {} lies in a target", home.display()))
             .why(format!("whoever holds {} would hold the zone's keys with its backups", target.display()))
             .help("choose another folder for one of them")),
+    }
+}
+
+/// Two targets are two places.
+pub(super) fn separate(new: &Url, others: &[Url]) -> Result<(), Failure> {
+    let folder = |url: &Url| match url {
+        Url::File(folder) => Some(real(folder)),
+        _ => None,
+    };
+    let Some(at) = folder(new) else { return Ok(()) };
+    let nested = |o: &PathBuf| *o != at && (o.starts_with(&at) || at.starts_with(o));
+    match others.iter().filter_map(folder).find(nested) {
+        None => Ok(()),
+        Some(other) => {
+            let text = format!("of the targets {} and {} one lies in the other", at.display(), other.display());
+            Err(Failure::new(1324, exit::REFUSED, text)
+                .why("copies on both would be lost together")
+                .help("choose another folder for one of them"))
+        }
     }
 }
 
@@ -120,6 +149,7 @@ pub fn init(g: &Global, out: Out, a: &InitArgs) -> Result<i32, Failure> {
         passphrase::get_new(g.passphrase_file.as_deref(), "ZONEWARD_PASSPHRASE", "passphrase for the owner's keys")?;
     let urls: Vec<Url> = targets.iter().map(|t| t.url.clone()).collect();
     apart(&dir, &urls)?;
+    urls.iter().try_for_each(|url| separate(url, &urls))?;
     if let Some(kit) = &a.kit {
         kit_is_apart(kit, &urls)?;
         refuse_foreign(kit, None)?;

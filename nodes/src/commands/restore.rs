@@ -98,6 +98,7 @@ fn apart(zone: &Zone, to: &Path) -> Result<(), Failure> {
     let why = match super::make::target_around(to, &urls) {
         Some(target) => format!("whoever holds the target {} could read it", target.display()),
         None if real(to).starts_with(real(zone.home.dir())) => "the zone's own files lie there".to_owned(),
+        None if to.exists() && !to.is_dir() => "something that is no directory is there".to_owned(),
         None => return Ok(()),
     };
     Err(Failure::new(1605, exit::REFUSED, format!("nothing is restored to {}", to.display()))

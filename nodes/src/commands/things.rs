@@ -34,6 +34,8 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
             let place = place(parse_url(&url)?, credentials_file.as_deref())?;
             let url = &place.url;
             super::make::apart(zone.home.dir(), std::slice::from_ref(url))?;
+            let others: Vec<_> = zone.state().targets.values().filter_map(|t| t.url.parse().ok()).collect();
+            super::make::separate(url, &others)?;
             let name = name.unwrap_or_else(|| format!("target-{}", zone.state().targets.len() + 1));
             add_target(&mut zone, &place, &name, domain)?;
             Some(format!("target {name} added: {url}; the next backup brings it the copies that are missing"))

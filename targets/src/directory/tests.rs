@@ -221,6 +221,7 @@ fn planted_links_are_not_followed() {
         let path = home.root().join(planted.replace('A', &home.alias.to_string()).replace("XX", &shard(copy)));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         symlink(&outside, &path).unwrap();
+        assert!(target.open(home.alias, copy).is_err(), "{planted}: what cannot be sealed is not begun");
         let put = target.open(home.alias, copy).and_then(|w| {
             w.write_at(0, b"secret")?;
             w.seal(6)
