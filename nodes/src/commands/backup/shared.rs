@@ -32,6 +32,10 @@ const LOOK_MS: u64 = 250;
 const PATIENCE: Duration = Duration::from_secs(8);
 
 pub fn backup(g: &Global, out: Out, zone: &mut Zone, request: &BackupRequest) -> Result<i32, Failure> {
+    if request.allow_older_home {
+        return Err(Failure::new(1206, exit::REFUSED, "a daemon serves this home")
+            .help("stop it, run this command, then start it again: zoneward up"));
+    }
     let started = Instant::now();
     let client = serving(g).ok_or_else(|| Failure::new(2007, exit::FAILED, "the daemon has just stopped"))?;
     let running = zone.state().running().map(|c| (c.id, c.seq));
