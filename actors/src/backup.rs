@@ -13,7 +13,7 @@ use zoneward_consensus::names;
 use zoneward_sectors::diff::{Change, Counts, Trouble};
 use zoneward_sectors::entry::Stamp;
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::{CheckpointId, LayerId, SectorId, SourceId};
+use zoneward_sectors::ids::{CheckpointId, LayerId, SourceId};
 use zoneward_sectors::index::ChunkIndex;
 use zoneward_sectors::pack::{PackReport, Packer, Progress, Settings, Task};
 use zoneward_sectors::shown::show_path;
@@ -443,7 +443,7 @@ fn pack_all(
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<(Vec<SourceReport>, u64, u64), ZoneError> {
     for p in &planned {
-        raise_copies(zone, p)?;
+        settle::raise_copies(zone, &p.base, &p.survey.relies_on, p.copies)?;
     }
     let mut reports = Vec::new();
     // One retention group after another: what lies in one sector has the same number of copies and expires together.
@@ -462,20 +462,6 @@ fn pack_all(
         finish_task(zone, checkpoint, r)?;
     }
     Ok((reports, sectors, stored))
-}
-
-/// What a source relies on has as many copies as the source asks for, also if it asked for fewer when that was stored.
-fn raise_copies(zone: &mut Zone, p: &Planned) -> Result<(), ZoneError> {
-    let state = zone.state();
-    let parts = p.base.iter().filter_map(|l| state.layers.get(l)).flat_map(|l| &l.parts).map(|part| part.sector);
-    let content = p.survey.relies_on.iter().filter_map(|n| zone.table().id(*n));
-    let few = |s: &SectorId| state.sectors.get(s).is_some_and(|s| s.is_sealed() && s.copies_wanted < p.copies);
-    let few: BTreeSet<SectorId> = parts.chain(content).filter(few).collect();
-    let few: Vec<SectorId> = few.into_iter().collect();
-    for some in few.chunks(limits::VERIFIED_MAX) {
-        zone.propose(Command::RaiseCopies { sectors: some.to_vec(), copies: p.copies })?;
-    }
-    Ok(())
 }
 
 fn finish_task(zone: &mut Zone, checkpoint: CheckpointId, r: &SourceReport) -> Result<(), ZoneError> {

@@ -34,6 +34,11 @@ fn shown(zone: &Zone, id: TargetId, target: &dyn Target) -> Option<(Published, S
     if !verify_ed25519(&certificate.public_key, &message, &signature) {
         return None;
     }
+    // Of a node that this home knows under another key it is not. One that it never heard of may have joined since.
+    let known = zone.state().nodes.get(&certificate.node);
+    if known.is_some_and(|n| n.public_key != STANDARD.encode(certificate.public_key)) {
+        return None;
+    }
     let payload: HeadPayload = serde_json::from_str(&pointer.payload).ok()?;
     let payload_hash = sha256(&[pointer.payload.as_bytes()]);
     Some((Published { n: payload.n, payload_hash, time_ms: payload.time_ms }, pointer.payload))

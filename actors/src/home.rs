@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CopyId, LayerId};
+use zoneward_targets::Url;
 
 /// Why a home cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,16 @@ pub fn real(path: &Path) -> PathBuf {
         Some((above, real)) => path.strip_prefix(above).map_or_else(|_| path.clone(), |rest| real.join(rest)),
         None => path,
     }
+}
+
+/// The target folder that a path lies in.
+pub fn target_around<'u>(path: &Path, targets: &'u [Url]) -> Option<&'u Path> {
+    let path = real(path);
+    let mut folders = targets.iter().filter_map(|url| match url {
+        Url::File(folder) => Some(folder.as_path()),
+        _ => None,
+    });
+    folders.find(|folder| path.starts_with(real(folder)))
 }
 
 impl Home {

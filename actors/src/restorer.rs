@@ -16,11 +16,12 @@ use zoneward_consensus::model::{Checkpoint, Source, State};
 use zoneward_sectors::ids::{CheckpointId, NodeId, RestoreId};
 use zoneward_sectors::restore::{Progress, RestoreReport};
 use zoneward_sectors::shown::show_path;
+use zoneward_targets::Url;
 
 use crate::board::Running;
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
-use crate::home::real;
+use crate::home::{real, target_around};
 use crate::node::Node;
 use crate::open::chain;
 use crate::restore::{RestoreRequest, is_within, restore_checkpoint};
@@ -101,7 +102,7 @@ impl Job {
 }
 
 /// Why a restore is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     #[error("{WAITING_MAX} restores wait already")]
     Full,
@@ -109,6 +110,8 @@ pub enum Refused {
     NotAbsolute,
     #[error("the folder lies in the zone's home")]
     InHome,
+    #[error("the folder lies in the target {0}: whoever holds that could read what is restored")]
+    InTarget(String),
     #[error("what is restored there would lie in a source, or over one")]
     InSource,
     #[error("no complete checkpoint has this id")]
@@ -151,6 +154,10 @@ impl Restores {
             return Err(Refused::InHome);
         }
         let view = node.cluster.view();
+        let urls: Vec<Url> = view.targets.values().filter_map(|t| t.url.parse().ok()).collect();
+        if let Some(target) = target_around(&to, &urls) {
+            return Err(Refused::InTarget(target.display().to_string()));
+        }
         let held = view.checkpoints.get(&ask.checkpoint).filter(|c| c.is_complete()).ok_or(Refused::NoCheckpoint)?;
         if !ask.paths.iter().all(|p| may_hold(&view, held, p)) {
             return Err(Refused::NotHeld);

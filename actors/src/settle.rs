@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use zoneward_consensus::command::Command;
+use zoneward_consensus::limits;
 use zoneward_consensus::model::{CopyState, State};
 use zoneward_consensus::plan::{Work, plan};
-use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
+use zoneward_sectors::ids::{CopyId, LayerId, SectorId, TargetId};
 
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
@@ -117,6 +118,26 @@ pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Sett
     }
     settled.failed.extend(lost_sectors(zone.state()));
     Ok(settled)
+}
+
+/// What a source relies on has as many copies as the source asks for, also if it asked for fewer when that was stored:
+/// the sectors of its catalog's layers, and those that hold content which they name.
+pub(crate) fn raise_copies(
+    zone: &mut Zone,
+    layers: &[LayerId],
+    content: &BTreeSet<u32>,
+    copies: u8,
+) -> Result<(), ZoneError> {
+    let state = zone.state();
+    let parts = layers.iter().filter_map(|l| state.layers.get(l)).flat_map(|l| &l.parts).map(|part| part.sector);
+    let content = content.iter().filter_map(|n| zone.table().id(*n));
+    let few = |s: &SectorId| state.sectors.get(s).is_some_and(|s| s.is_sealed() && s.copies_wanted < copies);
+    let few: BTreeSet<SectorId> = parts.chain(content).filter(few).collect();
+    let few: Vec<SectorId> = few.into_iter().collect();
+    for some in few.chunks(limits::VERIFIED_MAX) {
+        zone.propose(Command::RaiseCopies { sectors: some.to_vec(), copies })?;
+    }
+    Ok(())
 }
 
 /// What a person is told of sectors that the newest checkpoint builds on and that are lost.

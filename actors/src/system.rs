@@ -147,7 +147,7 @@ pub(crate) fn publish(zone: &mut Zone, target: TargetId) -> Result<(), ZoneError
         newest_system(zone).ok_or_else(|| ZoneError::Sector("there is no system sector yet".into()))?;
     let fresh = zone.state().head.as_ref().is_none_or(|h| h.sector != sector);
     if fresh {
-        let payload = payload(zone, sector, raw_id, checkpoint);
+        let payload = payload(zone, sector, raw_id, checkpoint)?;
         let (n, text) = (payload.n, to_text(&payload)?);
         zone.propose(Command::PublishHead {
             n,
@@ -216,21 +216,22 @@ fn to_text(p: &HeadPayload) -> Result<String, ZoneError> {
     serde_json::to_string(p).map_err(|_| ZoneError::State { what: "the head cannot be written" })
 }
 
-fn payload(zone: &Zone, sector: SectorId, raw_id: Digest, checkpoint: CheckpointId) -> HeadPayload {
+fn payload(zone: &Zone, sector: SectorId, raw_id: Digest, checkpoint: CheckpointId) -> Result<HeadPayload, ZoneError> {
     let state = zone.state();
     let copies = state.copies.values().filter(|c| c.sector == sector && c.is_stored());
     let own = state.head.as_ref().map(|h| (h.n, h.payload_hash));
     // What was left behind has its numbers.
     let last = own.max(zone.left_behind().map(|l| (l.n, l.payload_hash)));
-    HeadPayload {
-        n: last.map_or(0, |l| l.0) + 1,
+    let n = last.map_or(0, |l| l.0).checked_add(1);
+    Ok(HeadPayload {
+        n: n.ok_or(ZoneError::State { what: "there is no number left for a head" })?,
         previous: last.map_or(Digest([0; 32]), |l| l.1),
         sector,
         raw_id,
         copies: copies.map(|c| HeadCopy { target: c.target, copy: c.id, header_hash: c.header_hash }).collect(),
         checkpoint,
         time_ms: now_ms(),
-    }
+    })
 }
 
 /// Removes what a given-up copy left on its target, sealed or not, and forgets the copy.

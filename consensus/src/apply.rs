@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId};
 
 use crate::command::Command;
-use crate::limits::NAME_LEN_MAX;
+use crate::limits::{COPIES_MAX, NAME_LEN_MAX};
 use crate::model::{Pointer, State, Target, Zone};
 
 /// What a command came to.
@@ -347,7 +347,7 @@ fn put_source(c: &mut Change<'_>, source: &crate::model::Source) -> Applied {
     if !(-50..=50).contains(&source.priority) {
         return Err(Refusal::Range("the priority"));
     }
-    if source.copies.is_some_and(|n| !(1..=3).contains(&n)) {
+    if source.copies.is_some_and(|n| !(1..=COPIES_MAX).contains(&n)) {
         return Err(Refusal::Range("the number of copies"));
     }
     if c.state.source_at(&source.path).is_some_and(|s| s.id != source.id) {

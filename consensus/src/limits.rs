@@ -73,6 +73,8 @@ pub const STAGED_MAX: usize = 2;
 pub const EXPORT_LEN_MAX: u64 = 1 << 30;
 /// Bytes of a name that a person gives.
 pub const NAME_LEN_MAX: usize = 200;
+/// Copies of one sector that can be asked for.
+pub const COPIES_MAX: u8 = 3;
 
 /// Milliseconds between two words of a leader; openraft gives up on an answer after so long, so it is longer than the way
 /// there and back between two homes.

@@ -32,6 +32,7 @@ use zoneward_sectors::ids::NodeId;
 use crate::cli::{Cli, Command, Global, TargetCommand};
 use crate::daemon::client::Client;
 use crate::errors::{Failure, exit};
+use crate::kit::file::Settled;
 use crate::output::Out;
 
 pub(crate) use node::SILENT_MS;
@@ -68,8 +69,20 @@ pub(crate) fn open(g: &Global) -> Result<Zone, Failure> {
         }
         opened => {
             let zone = opened?;
-            // A change of keys may have been cut.
-            crate::kit::file::settle(&zone.home, true)?;
+            // A change of keys may have been cut. What a kit lies on must not keep the zone from its work.
+            let said = match crate::kit::file::settle(&zone.home, true) {
+                Ok(None) => None,
+                Ok(Some(Settled::InPlace)) => Some(
+                    "a change of keys was cut after it took effect: the new recovery kit is in its place, the one before \
+                     lies beside it, with .old at its end"
+                        .to_owned(),
+                ),
+                Ok(Some(Settled::Dropped)) => {
+                    Some("a change of keys was cut before it took effect: the keys and the kit are as before".to_owned())
+                }
+                Err(e) => Some(format!("{}, and a change of keys waits for it: {}", e.what, e.why.unwrap_or_default())),
+            };
+            said.into_iter().for_each(|s| Out::new(g).warn(s));
             Ok(zone)
         }
     }
@@ -179,20 +192,31 @@ const HINTS: [(&str, &str); 9] = [
 
 pub fn usage_error(e: &clap::Error, args: &[std::ffi::OsString]) -> i32 {
     let code = e.exit_code();
-    if code != 0 && args.iter().any(|a| a == "--json") {
+    if code == 0 {
+        let _ = e.print();
+        return code;
+    }
+    if args.iter().any(|a| a == "--json") {
         // A program that reads JSON gets the first paragraph in it; the rest is for people.
         let text = e.to_string();
         let what = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
         let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
         Failure::new(1703, code, what).help("zoneward COMMAND --help lists what there is").put();
     }
-    let _ = e.print();
-    if code != 0
-        && let Some((_, hint)) = args.get(1).and_then(|w| HINTS.iter().find(|(k, _)| w == k))
-    {
+    crate::output::tell(numbered(&e.render().to_string()).trim_end());
+    if let Some((_, hint)) = args.get(1).and_then(|w| HINTS.iter().find(|(k, _)| w == k)) {
         crate::output::tell(&format!("hint: {hint}"));
     }
     code
+}
+
+/// What clap says of a command line, with the number under which it is explained.
+fn numbered(text: &str) -> String {
+    match text.strip_prefix("error: ") {
+        Some(rest) => format!("error[ZW-1703] {rest}"),
+        // A command without what it needs shows its help, which is no error's text.
+        None => text.to_owned(),
+    }
 }
 
 /// A path from the root, without looking at links; a dfs name as it is.

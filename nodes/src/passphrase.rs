@@ -1,6 +1,7 @@
 //! Passphrases: from a file, the environment, or a prompt; never from an argument.
 
 use std::io::{IsTerminal, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
@@ -11,8 +12,17 @@ use crate::output::show;
 
 fn first_line(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let fail = |why: String| {
-        Failure::new(1102, exit::FAILED, format!("the passphrase file {} cannot be used", path.display())).why(why)
+        Failure::new(1102, exit::FAILED, format!("the passphrase file {} cannot be used", path.display()))
+            .why(why)
+            .help("give a file whose first line is the passphrase")
     };
+    if let Ok(meta) = std::fs::metadata(path)
+        && meta.is_file()
+        && meta.mode() & 0o077 != 0
+    {
+        let path = path.display();
+        crate::output::tell(&format!("warning: others can read the passphrase file {path}: chmod 600 {path}"));
+    }
     let bytes = zoneward_sectors::fsx::read_limited(path, 4096).map(Zeroizing::new).map_err(|e| fail(e.to_string()))?;
     let line = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);

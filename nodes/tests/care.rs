@@ -73,6 +73,48 @@ fn a_slip_of_the_hand_is_said_in_json_too() {
 }
 
 #[test]
+fn one_path_that_is_not_there_keeps_no_other_from_its_backup() {
+    let b = Bench::new();
+    b.init();
+    fs::write(b.path("src/a"), b"a").unwrap();
+    let all = b.expect(1, &["backup", "nowhere"]);
+    assert!(all.contains("ZW-1403") && all.contains("help:"), "{all}");
+    let o = b.run(&["--json", "backup", "nowhere", "src"]);
+    assert_eq!(o.status.code(), Some(1));
+    let said = String::from_utf8(o.stdout).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!(summary["complete"], false);
+    assert_eq!(summary["refused"][0]["code"], "ZW-1403");
+    assert_eq!((&summary["seq"], &summary["sources"][0]["files"]), (&1.into(), &1.into()));
+    b.expect(0, &["restore", "latest", "--to", "out"]);
+    assert_eq!(fs::read(b.restored("out").join("a")).unwrap(), b"a");
+}
+
+#[test]
+fn slips_are_numbered_and_say_what_helps() {
+    let b = Bench::new();
+    b.init();
+    let all = b.expect(2, &["restore", "latest", "--tp", "out"]);
+    assert!(all.starts_with("error[ZW-1703] unexpected argument '--tp'"), "{all}");
+    for name in ["../x", "-x", "a b", ""] {
+        let name = format!("--name={name}");
+        assert!(b.expect(2, &["target", "add", "second", &name]).contains("ZW-1325"), "{name}");
+    }
+    assert!(!b.path("second").exists());
+    b.expect(0, &["target", "add", "second", "--name", "disk-2"]);
+    // A passphrase file is told of where others can read it, and where it is not there.
+    fs::write(b.path("pass"), PASSPHRASE).unwrap();
+    let sector = |file: &str| b.command(&["key", "show-recovery", "--passphrase-file", file]).output().unwrap();
+    let told = |o: &std::process::Output| String::from_utf8_lossy(&o.stderr).contains("others can read");
+    fs::set_permissions(b.path("pass"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(told(&sector("pass")));
+    fs::set_permissions(b.path("pass"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(!told(&sector("pass")));
+    let gone = String::from_utf8(sector("gone").stderr).unwrap();
+    assert!(gone.contains("ZW-1102") && gone.contains("help:"), "{gone}");
+}
+
+#[test]
 fn keys_are_kept_away_from_targets() {
     let b = Bench::new();
     let home = b.path("zone");

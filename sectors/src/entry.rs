@@ -90,11 +90,8 @@ pub struct Entry {
 impl Entry {
     /// A further name becomes what it is a name of: `holder` is not there to be linked to.
     pub fn take_over(&mut self, holder: Entry) {
-        self.meta.kind = holder.meta.kind;
-        self.xattrs = holder.xattrs;
-        self.link = holder.link;
-        self.extents = holder.extents;
-        self.unsteady = holder.unsteady;
+        // All of it: a catalog keeps no device numbers with a further name, and the size must be that of the content.
+        *self = Entry { path: std::mem::take(&mut self.path), ..holder };
     }
 }
 
@@ -113,6 +110,34 @@ pub fn path_cmp(a: &[u8], b: &[u8]) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_further_name_becomes_the_very_thing() {
+        let meta = |kind, rdev, size| Meta {
+            kind,
+            mode: 0o600,
+            uid: 1,
+            gid: 2,
+            mtime: Stamp::default(),
+            ctime: Stamp::default(),
+            ino: 7,
+            nlink: 2,
+            size,
+            rdev,
+        };
+        let entry = |path: &[u8], meta| Entry {
+            path: path.to_vec(),
+            meta,
+            xattrs: Vec::new(),
+            link: Vec::new(),
+            extents: Vec::new(),
+            unsteady: false,
+        };
+        let device = entry(b"a", meta(Kind::CharDevice, (1, 3), 0));
+        let mut name = Entry { link: b"a".to_vec(), ..entry(b"b", meta(Kind::HardLink, (0, 0), 9)) };
+        name.take_over(device.clone());
+        assert_eq!(name, Entry { path: b"b".to_vec(), ..device });
+    }
 
     #[test]
     fn a_directory_is_followed_by_its_content() {

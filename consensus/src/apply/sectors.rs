@@ -6,6 +6,7 @@ use zoneward_sectors::ids::{CopyId, LayerId, SectorId, TargetId};
 
 use super::{Applied, Change, Refusal, Row, leases};
 use crate::command::Command;
+use crate::limits::COPIES_MAX;
 use crate::model::{CheckpointState, Copy, CopyState, Part, RawSector, SectorState};
 use crate::planted::{Bug, planted};
 use crate::work::Work;
@@ -263,6 +264,9 @@ pub fn mark(c: &mut Change<'_>, copy: CopyId, state: CopyState) -> Applied {
 }
 
 pub fn raise_copies(c: &mut Change<'_>, sectors: &[SectorId], copies: u8) -> Applied {
+    if copies > COPIES_MAX {
+        return Err(Refusal::Range("the number of copies"));
+    }
     for id in sectors {
         if let Some(s) = c.state.sectors.get_mut(id).filter(|s| s.copies_wanted < copies) {
             s.copies_wanted = copies;

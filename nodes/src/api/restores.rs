@@ -108,7 +108,9 @@ impl From<&Job> for RestoreView {
 fn refused(why: Refused) -> Problem {
     match why {
         Refused::Full => Problem::too_many(&why.to_string(), 60),
-        Refused::NotAbsolute | Refused::InHome | Refused::InSource => Problem::value("/to", why.to_string()),
+        Refused::NotAbsolute | Refused::InHome | Refused::InTarget(_) | Refused::InSource => {
+            Problem::value("/to", why.to_string())
+        }
         Refused::NoCheckpoint => Problem::value("/checkpoint", why.to_string()),
         Refused::NotHeld => Problem::value("/paths", why.to_string()),
     }

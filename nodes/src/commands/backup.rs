@@ -38,10 +38,18 @@ fn patterns(a: &BackupArgs) -> Result<Vec<String>, Failure> {
     Ok(all)
 }
 
+/// What a command line names.
+#[derive(Default)]
+struct Chosen {
+    sources: Vec<SourceId>,
+    /// Paths that are not there: the others are backed up.
+    missing: Vec<Failure>,
+}
+
 /// The sources to back up. Those that are named are put into `remembered`.
-fn chosen_sources(zone: &mut Zone, a: &BackupArgs, remembered: &mut Vec<Remembered>) -> Result<Vec<SourceId>, Failure> {
+fn chosen_sources(zone: &mut Zone, a: &BackupArgs, remembered: &mut Vec<Remembered>) -> Result<Chosen, Failure> {
     let patterns = patterns(a)?;
-    let mut ids = Vec::new();
+    let (mut ids, mut missing) = (Vec::new(), Vec::new());
     for path in &a.paths {
         let args = SourceArgs {
             path: path.clone(),
@@ -54,7 +62,14 @@ fn chosen_sources(zone: &mut Zone, a: &BackupArgs, remembered: &mut Vec<Remember
             node: a.node.clone(),
             reading: ReadingArgs::default(),
         };
-        let r = source::remember(zone, &args, patterns.clone())?;
+        let r = match source::remember(zone, &args, patterns.clone()) {
+            Ok(r) => r,
+            Err(e) if e.code == source::UNREADABLE && a.paths.len() > 1 => {
+                missing.push(e);
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
         if !ids.contains(&r.id) {
             ids.push(r.id);
         }
@@ -63,12 +78,15 @@ fn chosen_sources(zone: &mut Zone, a: &BackupArgs, remembered: &mut Vec<Remember
     if a.paths.is_empty() {
         ids = zone.state().sources.keys().copied().collect();
     }
+    if let Some(first) = missing.first().filter(|_| ids.is_empty()) {
+        return Err(first.clone());
+    }
     if ids.is_empty() {
         return Err(Failure::new(1407, exit::USAGE, "there is nothing to back up")
             .why("the zone knows no source yet")
             .help("name one: zoneward backup ~/Documents"));
     }
-    Ok(ids)
+    Ok(Chosen { sources: ids, missing })
 }
 
 pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
@@ -82,7 +100,8 @@ pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
         _ => CheckpointKind::Incremental,
     };
     let (last_seq, mut remembered) = (zone.state().next_seq, Vec::new());
-    let done = chosen_sources(&mut zone, a, &mut remembered).and_then(|sources| {
+    let done = chosen_sources(&mut zone, a, &mut remembered).and_then(|Chosen { sources, missing }| {
+        missing.iter().for_each(|f| out.warn(format!("{}: the other paths are backed up", f.what)));
         let request = BackupRequest {
             sources,
             kind,
@@ -92,11 +111,13 @@ pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
             threads: threads(),
         };
         if zone.is_shared() && !a.dry_run {
-            return shared::backup(g, out, &mut zone, &request);
+            return shared::backup(g, out, &mut zone, &request, missing);
         }
         let started = Instant::now();
         let report = with_progress(g, &mut zone, &request)?;
-        Ok(Summary::of_report(&report).tell(out, zone.state(), started.elapsed().as_secs_f64()))
+        let mut summary = Summary::of_report(&report);
+        summary.refused.extend(missing);
+        Ok(summary.tell(out, zone.state(), started.elapsed().as_secs_f64()))
     });
     // In reverse: of a path that was named twice the first has what was there before.
     remembered.reverse();

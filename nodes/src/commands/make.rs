@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use zoneward_actors::clock::now_ms;
-use zoneward_actors::home::real;
+use zoneward_actors::home::{real, target_around};
 use zoneward_actors::init::{NewZone, Place, init as make_zone};
 use zoneward_actors::zone::Zone;
 use zoneward_sectors::fsx;
@@ -48,16 +48,6 @@ pub(crate) fn read_credentials(path: &Path) -> Result<Credentials, Failure> {
 
 pub(crate) fn rsa_size(bits: &str) -> RsaSize {
     if bits == "4096" { RsaSize::Rsa4096 } else { RsaSize::Rsa3072 }
-}
-
-/// The target folder that a path lies in.
-pub(super) fn target_around<'u>(path: &Path, targets: &'u [Url]) -> Option<&'u Path> {
-    let path = real(path);
-    let mut folders = targets.iter().filter_map(|url| match url {
-        Url::File(folder) => Some(folder.as_path()),
-        _ => None,
-    });
-    folders.find(|folder| path.starts_with(real(folder)))
 }
 
 /// A home keeps keys in the clear: whoever holds a target must not hold them too. And what takes the home must not take its

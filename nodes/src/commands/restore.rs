@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use zoneward_actors::home::real;
+use zoneward_actors::home::{real, target_around};
 use zoneward_actors::restore::{RestoreRequest, absolute as join, is_within as within, restore_checkpoint, sources_of};
 use zoneward_actors::zone::Zone;
 use zoneward_sectors::entry::Kind;
@@ -95,7 +95,7 @@ pub fn restore(g: &Global, out: Out, a: &RestoreArgs) -> Result<i32, Failure> {
 /// What is restored lies in the clear: not where whoever holds a target sees it, nor among the zone's own files.
 fn apart(zone: &Zone, to: &Path) -> Result<(), Failure> {
     let urls: Vec<Url> = zone.state().targets.values().filter_map(|t| t.url.parse().ok()).collect();
-    let why = match super::make::target_around(to, &urls) {
+    let why = match target_around(to, &urls) {
         Some(target) => format!("whoever holds the target {} could read it", target.display()),
         None if real(to).starts_with(real(zone.home.dir())) => "the zone's own files lie there".to_owned(),
         None if to.exists() && !to.is_dir() => "something that is no directory is there".to_owned(),

@@ -88,10 +88,15 @@ pub(super) fn find_source(state: &State, text: &OsStr) -> Result<SourceId, Failu
     }
 }
 
+/// Number of the error for a path that is not there or cannot be read.
+pub(super) const UNREADABLE: u16 = 1403;
+
 /// The path under which a source is kept: real, absolute.
 fn real_path(path: &Path) -> Result<PathBuf, Failure> {
     std::fs::canonicalize(path).map_err(|e| {
-        Failure::new(1403, exit::FAILED, format!("the source {} cannot be read", path.display())).why(e.to_string())
+        Failure::new(UNREADABLE, exit::FAILED, format!("the source {} cannot be read", path.display()))
+            .why(e.to_string())
+            .help("name a path that is there; zoneward source ls lists the known ones")
     })
 }
 

@@ -20,6 +20,16 @@ fn find_target(state: &State, name: &str) -> Result<TargetId, Failure> {
     })
 }
 
+/// A name is typed in commands and shown in lines: it looks neither like a path nor like an option.
+fn name_fits(name: &str) -> Result<(), Failure> {
+    let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    if name.chars().all(plain) && name.starts_with(char::is_alphanumeric) && name.len() <= 64 {
+        return Ok(());
+    }
+    Err(Failure::new(1325, exit::USAGE, format!("{name:?} is no name for a target"))
+        .help("take letters, digits, and -, _ or . after the first; at most 64 bytes"))
+}
+
 fn pause(zone: &mut Zone, name: &str, paused: bool) -> Result<(), Failure> {
     let target = find_target(zone.state(), name)?;
     Ok(zone.propose(Command::SetTarget { target, paused: Some(paused), owner_key_hash: None })?)
@@ -36,6 +46,7 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
             super::make::apart(zone.home.dir(), std::slice::from_ref(url))?;
             let others: Vec<_> = zone.state().targets.values().filter_map(|t| t.url.parse().ok()).collect();
             super::make::separate(url, &others)?;
+            name.as_deref().map_or(Ok(()), name_fits)?;
             let name = name.unwrap_or_else(|| format!("target-{}", zone.state().targets.len() + 1));
             add_target(&mut zone, &place, &name, domain)?;
             Some(format!("target {name} added: {url}; the next backup brings it the copies that are missing"))

@@ -101,7 +101,9 @@ pub fn settle(home: &Home, keep_old: bool) -> Result<Option<Settled>, Failure> {
             }
             Some(Settled::InPlace)
         }
-        // It is in its place, or its disk is away: then it can be found there under its other name.
+        // Its disk is away: it waits until that is back.
+        (true, false) if kit.parent().is_some_and(|dir| !dir.exists()) => return Ok(None),
+        // It is in its place.
         (true, false) => None,
         (false, _) => {
             fsx::remove_file(&staged).map_err(failed(&kit))?;
@@ -140,6 +142,21 @@ mod tests {
         settle(&home, true).unwrap();
         assert_eq!((text(), std::fs::read_to_string(beside(&kit, ".old")).unwrap()), ("three".into(), "two".into()));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_kit_on_a_disk_that_is_away_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::guest(dir.path());
+        let disk = dir.path().join("disk");
+        std::fs::create_dir(&disk).unwrap();
+        stage(&home, b"new", &disk.join("kit"), b"key").unwrap();
+        std::fs::write(home.owner_key(), "key").unwrap();
+        std::fs::rename(&disk, dir.path().join("away")).unwrap();
+        assert_eq!(settle(&home, false).unwrap(), None);
+        std::fs::rename(dir.path().join("away"), &disk).unwrap();
+        assert_eq!(settle(&home, false).unwrap(), Some(Settled::InPlace));
+        assert_eq!(std::fs::read(disk.join("kit")).unwrap(), b"new");
     }
 
     #[test]

@@ -561,6 +561,8 @@ fn a_restore_is_asked_for_followed_and_stopped() {
     with("to", json!("relative"));
     with("to", json!(d.home().canonicalize().unwrap().join("x")));
     with("to", json!("/tmp/../etc"));
+    // Whoever holds the target could read it.
+    with("to", json!(d.dir.path().canonicalize().unwrap().join("target/out")));
     // Over a source, inside of one, or through a link into one.
     with("to", json!("/"));
     with("to", json!(path));

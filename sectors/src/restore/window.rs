@@ -109,12 +109,13 @@ impl Window {
         progress: &Progress,
         report: &mut RestoreReport,
     ) -> Result<(), RestoreError> {
-        self.run_once(place, sectors, settings, progress, report)?;
-        // Names that inherit what could not be made: each round uses up at least one.
-        while self.entries() > 0 {
+        loop {
             self.run_once(place, sectors, settings, progress, report)?;
+            // Names that inherit what could not be made are left: each round uses up at least one.
+            if self.entries() == 0 {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// A further name: of what is there, or instead of what could not be made.

@@ -306,12 +306,13 @@ impl Pool {
         let dev = rustix::fs::makedev(s.stx_dev_major, s.stx_dev_minor);
         let mut child = None;
         if meta.kind == Kind::Dir {
-            if dev != self.root.dev && self.kernel.is_made_up(dev, fd, name) {
-                return Stat::Kernel { meta, dev };
-            }
             let path = if top.is_empty() { name.to_vec() } else { [top, b"/", name].concat() };
             let ahead = (!self.options.one_file_system || dev == self.root.dev)
                 && self.options.excludes.as_ref().is_none_or(|x| !x(&path, true));
+            // What is left out anyway is not touched: it may be a mount that hangs.
+            if ahead && dev != self.root.dev && self.kernel.is_made_up(dev, fd, name) {
+                return Stat::Kernel { meta, dev };
+            }
             let job = DirJob::new(path);
             if ahead {
                 children.push(Job::List(job.clone()));

@@ -47,7 +47,8 @@ impl Known {
         if let Some(answer) = known.get(&dev) {
             return *answer;
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // Only a handle: this needs no right to read it, and mounts nothing.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let Ok(answer) = openat(dir, name, flags, Mode::empty()).map_err(io::Error::from).and_then(is_made_up) else {
             return false;
         };

@@ -31,7 +31,13 @@ const LOOK_MS: u64 = 250;
 /// What still waits after so long without any change is left to the daemons.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-pub fn backup(g: &Global, out: Out, zone: &mut Zone, request: &BackupRequest) -> Result<i32, Failure> {
+pub fn backup(
+    g: &Global,
+    out: Out,
+    zone: &mut Zone,
+    request: &BackupRequest,
+    missing: Vec<Failure>,
+) -> Result<i32, Failure> {
     if request.allow_older_home {
         return Err(Failure::new(1206, exit::REFUSED, "a daemon serves this home")
             .help("stop it, run this command, then start it again: zoneward up"));
@@ -57,8 +63,9 @@ pub fn backup(g: &Global, out: Out, zone: &mut Zone, request: &BackupRequest) ->
     if state.checkpoints.get(&checkpoint).is_some_and(|c| c.state == CheckpointState::Abandoned) {
         return Err(Failure::new(1409, exit::FAILED, "the checkpoint was given up meanwhile"));
     }
-    let summary = Summary::of_state(state, checkpoint, waits)
+    let mut summary = Summary::of_state(state, checkpoint, waits)
         .ok_or_else(|| Failure::new(1409, exit::FAILED, "the checkpoint is gone"))?;
+    summary.refused.extend(missing);
     Ok(summary.tell(out, state, started.elapsed().as_secs_f64()))
 }
 
