@@ -382,11 +382,11 @@ fn refuse_odd_source(
 fn stats_of(r: &SourceReport) -> TaskStats {
     let (counts, packed) = (&r.counts, &r.packed);
     TaskStats {
-        files: counts.files,
+        files: counts.files.saturating_sub(packed.absent),
         dirs: counts.dirs,
         others: counts.others,
-        bytes: counts.bytes,
-        new_files: counts.new,
+        bytes: counts.bytes.saturating_sub(packed.absent_bytes),
+        new_files: counts.new.saturating_sub(packed.absent),
         changed_files: counts.changed,
         removed: counts.gone,
         new_bytes: packed.new_bytes,
@@ -424,7 +424,7 @@ fn warnings_of(r: &SourceReport) -> Vec<String> {
 }
 
 /// The beginning of a text, with a mark where it was cut.
-fn shorten(mut text: String, max: usize) -> String {
+pub(crate) fn shorten(mut text: String, max: usize) -> String {
     if text.len() > max {
         let end = (0..=max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         text.truncate(end);
@@ -504,8 +504,12 @@ fn pack_group(
         // Nothing new may rely on what no copy is left of.
         let stored: BTreeSet<_> = zone.state().copies.values().filter(|c| c.is_stored()).map(|c| c.sector).collect();
         let alive = |s| stored.contains(&s) && zone.state().sectors.get(&s).is_some_and(|r| r.is_sealed());
-        ChunkIndex::open(&zone.home.index(), zone.table(), &alive)
-            .map_err(crate::home::io_at("open", &zone.home.index()))?
+        let index = ChunkIndex::open(&zone.home.index(), zone.table(), &alive)
+            .map_err(crate::home::io_at("open", &zone.home.index()))?;
+        if !index.knows_older() {
+            crate::chunks::learn(zone, &index, &alive)?;
+        }
+        index
     };
     let (keys, table) = (zone.keys().clone(), zone.table().clone());
     let opener = zone.opener();

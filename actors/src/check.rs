@@ -13,13 +13,12 @@ use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
 use zoneward_sectors::keyfile::OwnerKeyFile;
 use zoneward_sectors::limits::SEGMENT_LEN;
-use zoneward_sectors::pack::IndexJson;
 use zoneward_sectors::sector_reader::{SectorReadError, SectorReader};
 use zoneward_sectors::shown::show_path;
-use zoneward_sectors::stream::Leaf;
 use zoneward_targets::{ObjectName, TargetError};
 
 use crate::errors::ZoneError;
+use crate::examine::{Examined, Room, any_of};
 use crate::open::{Opener, chain};
 use crate::zone::Zone;
 
@@ -62,6 +61,8 @@ pub struct CheckReport {
     pub files_count: u64,
     /// Sectors on targets that the state does not know.
     pub unknown: u64,
+    /// System sectors that newer ones replaced: nothing needs them, and they are not looked at.
+    pub replaced: u64,
     /// Copies found whole.
     pub whole: Vec<CopyId>,
 }
@@ -205,6 +206,7 @@ impl Checker<'_> {
         let in_place: BTreeSet<_> = state.copies.values().filter(|c| whole(c)).map(|c| (c.sector, c.target)).collect();
         // One that was damaged or lost, and that its target has anew, matters no more.
         let replaced = state.replaced_systems();
+        self.report.replaced = replaced.len() as u64;
         let counts = |c: &&BackupCopy| {
             let now = whole(c) || !in_place.contains(&(c.sector, c.target));
             !c.is_open() && now && !replaced.contains(&c.sector)
@@ -218,8 +220,8 @@ impl Checker<'_> {
             }
             self.report.copies += 1;
             self.progress.current.tell(self.label(c).as_bytes());
-            match self.open(c) {
-                Ok((reader, leaves)) => opened.push((c, reader, leaves)),
+            match Examined::of(self.opener, c) {
+                Ok(copy) => opened.push((c, copy)),
                 Err(e) => {
                     self.lost.insert(c.id, Vec::new());
                     let missing = is_missing(&e);
@@ -243,55 +245,37 @@ impl Checker<'_> {
         format!("{target}: sector {}", c.sector)
     }
 
-    /// Header, chain, commitment, trailer, seek table, leaf table, index.
-    fn open(&self, c: &BackupCopy) -> Result<(SectorReader, Vec<Leaf>), SectorReadError> {
-        let (_, reader) = self.opener.copy(c)?;
-        if reader.layout().file_len() != c.stored_len {
-            return Err(SectorReadError::Length(reader.layout().file_len()));
-        }
-        let leaves = reader.leaves()?;
-        let index: IndexJson = serde_json::from_slice(&reader.index_json()?)
-            .map_err(|_| SectorReadError::Other("its index is not the JSON it should be"))?;
-        if index.sector != c.sector {
-            return Err(SectorReadError::Other("its index names another sector"));
-        }
-        Ok((reader, leaves))
-    }
-
     /// Reads segments, each checked by its tag and by its leaf hash.
-    fn read(&mut self, opened: &[(&BackupCopy, SectorReader, Vec<Leaf>)]) -> Result<(), ZoneError> {
+    fn read(&mut self, opened: &[(&BackupCopy, Examined)]) -> Result<(), ZoneError> {
         let percent = match self.depth {
             Depth::Metadata => return Ok(()),
             Depth::Part(p) => p,
             Depth::Everything => 100.0,
         };
         let mut jobs: Vec<(usize, u64)> = Vec::new();
-        for (i, (_, reader, _)) in opened.iter().enumerate() {
-            let (all, before) = (reader.layout().segments(), jobs.len());
+        for (i, (_, copy)) in opened.iter().enumerate() {
+            let (all, before) = (copy.segments(), jobs.len());
             jobs.extend((0..all).filter(|_| percent >= 100.0 || chosen(percent)).map(|s| (i, s)));
             // Of a small sector too something is read.
             if jobs.len() == before && percent > 0.0 && all > 0 {
                 jobs.push((i, any_of(all)));
             }
         }
-        let len = |(i, s): &(usize, u64)| opened.get(*i).map_or(0, |(_, r, _)| r.layout().segment_len(*s) as u64);
+        let len = |(i, s): &(usize, u64)| opened.get(*i).map_or(0, |(_, x)| x.reader.layout().segment_len(*s) as u64);
         self.progress.total.store(jobs.iter().map(len).sum(), Ordering::Relaxed);
         let labels: Vec<String> = opened.iter().map(|(c, ..)| self.label(c)).collect();
         let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
         let bad: Mutex<Vec<(usize, u64, SectorReadError)>> = Mutex::default();
         let work = || {
-            let (mut scratch, mut plain) = (Vec::new(), Vec::with_capacity(SEGMENT_LEN));
+            let mut room = Room::new();
             while !self.progress.stop.load(Ordering::Relaxed) {
                 let Some((i, s)) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) else { return };
-                let Some((_, reader, leaves)) = opened.get(*i) else { return };
+                let Some((_, copy)) = opened.get(*i) else { return };
                 self.progress.current.tell(labels[*i].as_bytes());
-                plain.resize(reader.layout().segment_len(*s), 0);
-                let read = reader.read_segment(*s, &mut scratch, &mut plain).and_then(|()| {
-                    let right = leaves.get(*s as usize) == Some(blake3::hash(&plain).as_bytes());
-                    if right { Ok(()) } else { Err(SectorReadError::Leaf(*s)) }
-                });
-                bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
-                self.progress.done.fetch_add(plain.len() as u64, Ordering::Relaxed);
+                let read = copy.read(*s, &mut room);
+                let len = len(&(*i, *s));
+                bytes.fetch_add(len, Ordering::Relaxed);
+                self.progress.done.fetch_add(len, Ordering::Relaxed);
                 if let Err(e) = read {
                     bad.lock().unwrap_or_else(|e| e.into_inner()).push((*i, *s, e));
                 }
@@ -313,10 +297,10 @@ impl Checker<'_> {
             by_copy.entry(i).or_default().push((s, e));
         }
         for (i, mut errors) in by_copy {
-            let Some((c, reader, _)) = opened.get(i) else { continue };
+            let Some((c, copy)) = opened.get(i) else { continue };
             errors.sort_by_key(|(s, _)| *s);
             let damage = errors.iter().any(|(_, e)| e.is_damage());
-            let ranges = errors.iter().flat_map(|(s, _)| tar_ranges(reader, *s)).collect();
+            let ranges = errors.iter().flat_map(|(s, _)| tar_ranges(&copy.reader, *s)).collect();
             self.lost.insert(c.id, ranges);
             let first = errors.first().map(|(_, e)| chain(e)).unwrap_or_default();
             let what = match errors.len() {
@@ -433,13 +417,6 @@ fn chosen(percent: f64) -> bool {
     let mut b = [0u8; 4];
     zoneward_sectors::crypto::fill_random(&mut b);
     f64::from(u32::from_le_bytes(b)) < percent / 100.0 * f64::from(u32::MAX)
-}
-
-/// Any number below `n`.
-fn any_of(n: u64) -> u64 {
-    let mut b = [0u8; 8];
-    zoneward_sectors::crypto::fill_random(&mut b);
-    u64::from_le_bytes(b) % n.max(1)
 }
 
 /// The tar ranges of the frames that touch segment `s`.

@@ -13,7 +13,7 @@ use crate::system::{HeadPayload, Pointer};
 use crate::zone::Zone;
 
 /// Bytes of a pointer at most.
-const POINTER_LEN_MAX: u64 = 1 << 20;
+pub(crate) const POINTER_LEN_MAX: u64 = 1 << 20;
 
 /// A head that this zone published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,25 +23,40 @@ pub struct Published {
     pub time_ms: u64,
 }
 
-/// The head that a target shows, if a node of this zone signed it. What is damaged, forged or cannot be read tells nothing.
-fn shown(zone: &Zone, id: TargetId, target: &dyn Target) -> Option<(Published, String)> {
-    let bytes = target.get_object(zone.keys().alias(id), ObjectName::Pointer, POINTER_LEN_MAX).ok()?;
-    let pointer: Pointer = serde_json::from_slice(&bytes).ok()?;
+/// A head that a node signed whose key the owner certified.
+#[derive(Debug)]
+pub(crate) struct SignedHead {
+    pub certificate: NodeCertificate,
+    /// Its exact text.
+    pub text: String,
+    pub payload: HeadPayload,
+}
+
+/// Reads the bytes of a `pointer.json`. What is damaged or forged tells nothing.
+pub(crate) fn signed_head(bytes: &[u8], owner_sign_public: &[u8; 32]) -> Option<SignedHead> {
+    let pointer: Pointer = serde_json::from_slice(bytes).ok()?;
     let certificate = NodeCertificate::parse(&STANDARD.decode(&pointer.certificate).ok()?).ok()?;
-    certificate.verify(zone.owner().sign_public()).ok()?;
+    certificate.verify(owner_sign_public).ok()?;
     let message = [b"zoneward/1 head", pointer.payload.as_bytes()].concat();
     let signature = STANDARD.decode(&pointer.signature).ok()?;
     if !verify_ed25519(&certificate.public_key, &message, &signature) {
         return None;
     }
+    let payload = serde_json::from_str(&pointer.payload).ok()?;
+    Some(SignedHead { certificate, text: pointer.payload, payload })
+}
+
+/// The head that a target shows, if a node of this zone signed it. What cannot be read tells nothing.
+fn shown(zone: &Zone, id: TargetId, target: &dyn Target) -> Option<(Published, String)> {
+    let bytes = target.get_object(zone.keys().alias(id), ObjectName::Pointer, POINTER_LEN_MAX).ok()?;
+    let head = signed_head(&bytes, zone.owner().sign_public())?;
     // Of a node that this home knows under another key it is not. One that it never heard of may have joined since.
-    let known = zone.state().nodes.get(&certificate.node);
-    if known.is_some_and(|n| n.public_key != STANDARD.encode(certificate.public_key)) {
+    let known = zone.state().nodes.get(&head.certificate.node);
+    if known.is_some_and(|n| n.public_key != STANDARD.encode(head.certificate.public_key)) {
         return None;
     }
-    let payload: HeadPayload = serde_json::from_str(&pointer.payload).ok()?;
-    let payload_hash = sha256(&[pointer.payload.as_bytes()]);
-    Some((Published { n: payload.n, payload_hash, time_ms: payload.time_ms }, pointer.payload))
+    let payload_hash = sha256(&[head.text.as_bytes()]);
+    Some((Published { n: head.payload.n, payload_hash, time_ms: head.payload.time_ms }, head.text))
 }
 
 /// A head on this target that this home does not know: newer than its own, or another of the same number.

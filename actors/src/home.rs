@@ -13,6 +13,7 @@
 //! snapshots/         the newest snapshot of the state, for other nodes
 //! incarnation        counts the starts of this node's daemon
 //! zoneward.sock      where the daemon that serves this home listens
+//! recovery.json      while a zone that was lost is brought back: nothing is backed up
 //! recovery-kit.html  until it is stored elsewhere
 //! ```
 
@@ -136,6 +137,11 @@ impl Home {
         // The id is for the message above only, so writing it may fail.
         let _ = file.set_len(0).and_then(|()| file.write_all_at(std::process::id().to_string().as_bytes(), 0));
         Ok(Self { dir: dir.to_owned(), _lock: Some(file) })
+    }
+
+    /// The note of a home whose files are being brought back.
+    pub fn recovery_in(dir: &Path) -> PathBuf {
+        dir.join("recovery.json")
     }
 
     pub fn dir(&self) -> &Path {

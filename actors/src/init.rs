@@ -18,7 +18,7 @@ use zoneward_transport::identity::NodeIdentity;
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
 use crate::home::{Home, io_at};
-use crate::zone::{Zone, create_store, seal_credentials};
+use crate::zone::{Zone, create_store, open_credentials, seal_credentials};
 
 /// Where a target is, and what opens it.
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ fn never_used(target: &dyn Target) -> Result<bool, TargetError> {
 }
 
 /// What an interrupted `init` left: nothing in it was ever used.
-fn clear_unfinished(home: &Home) -> Result<(), ZoneError> {
+pub(crate) fn clear_unfinished(home: &Home) -> Result<(), ZoneError> {
     let exists = |path: &Path| path.try_exists().map_err(io_at("look for", path));
     let keys = [home.zone_secret(), home.owner_key(), home.secrets().join("node-identity")];
     if !exists(&home.unfinished_state())? {
@@ -197,6 +197,45 @@ pub fn set_credentials(zone: &mut Zone, id: TargetId, credentials: &Credentials)
     let credentials = seal_credentials(zone.keys(), id, credentials);
     zone.propose(Command::SetCredentials { target: id, credentials })?;
     zone.add_target(Arc::from(target));
+    Ok(())
+}
+
+/// What is to be changed of a target.
+#[derive(Debug, Default)]
+pub struct Edit {
+    pub name: Option<String>,
+    pub url: Option<Url>,
+    /// Those at the new URL; the known ones if not given.
+    pub credentials: Option<Credentials>,
+    /// An empty one takes the domain away.
+    pub domain: Option<String>,
+    pub leaving: Option<bool>,
+}
+
+/// Changes a target. At a new URL it is opened first: something else there is refused.
+pub fn edit_target(zone: &mut Zone, id: TargetId, edit: Edit) -> Result<(), ZoneError> {
+    let known = zone.state().targets.get(&id).ok_or_else(|| ZoneError::NoTarget("the zone does not know it".into()))?;
+    let there = Place {
+        url: Url::parse_or_path(&known.url).map_err(|e| ZoneError::TargetUrl(e.to_string()))?,
+        credentials: None,
+    };
+    let credentials = match (&edit.credentials, &known.credentials) {
+        (Some(c), _) => Some(c.clone()),
+        (None, Some(sealed)) => Some(open_credentials(zone.keys(), id, sealed)?),
+        (None, None) => None,
+    };
+    let opened = match &edit.url {
+        Some(url) if *url != there.url => Some(zoneward_targets::open(url, Some(id), credentials.as_ref())?),
+        _ => None,
+    };
+    let Edit { name, url, credentials, domain, leaving } = edit;
+    let url = url.map(|u| u.to_string());
+    if let Some(c) = credentials.filter(|_| opened.is_some()) {
+        let credentials = seal_credentials(zone.keys(), id, &c);
+        zone.propose(Command::SetCredentials { target: id, credentials })?;
+    }
+    zone.propose(Command::EditTarget { target: id, name, url, domain, leaving })?;
+    opened.into_iter().for_each(|t| zone.add_target(Arc::from(t)));
     Ok(())
 }
 

@@ -7,14 +7,17 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod ambient;
+pub mod audit;
 pub mod backup;
 pub mod board;
 pub mod catalogs;
 pub mod check;
+mod chunks;
 pub mod clock;
 pub mod cluster;
 pub mod engine;
 pub mod errors;
+mod examine;
 pub mod freshness;
 pub mod ground;
 pub mod home;
@@ -26,6 +29,7 @@ pub mod open;
 pub mod pace;
 mod provide;
 pub mod reading;
+pub mod recover;
 pub mod restore;
 pub mod restorer;
 pub mod serve;

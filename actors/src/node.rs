@@ -73,8 +73,10 @@ pub struct Node {
 struct Reach {
     open: Targets,
     away: BTreeMap<TargetId, String>,
-    /// When targets behind a network were last asked, and with which credentials.
-    asked: BTreeMap<TargetId, (Instant, Option<String>)>,
+    /// When targets behind a network were last asked.
+    asked: BTreeMap<TargetId, Instant>,
+    /// The URL and the credentials that each was opened with.
+    opened_as: BTreeMap<TargetId, (String, Option<String>)>,
 }
 
 /// How a node does, as it says itself.
@@ -181,30 +183,28 @@ impl Node {
     pub fn look_at_targets(&self) {
         let Some(parts) = &self.parts else { return };
         let view = self.cluster.view();
-        let (known, away, asked) = {
+        let (known, away, asked, opened_as) = {
             let reach = lock(&self.reach);
-            (reach.open.clone(), reach.away.clone(), reach.asked.clone())
+            (reach.open.clone(), reach.away.clone(), reach.asked.clone(), reach.opened_as.clone())
         };
         let mut next = Reach::default();
         for t in view.targets.values() {
-            let mut known = known.get(&t.id);
+            let now_as = (t.url.clone(), t.credentials.clone());
+            // What was opened elsewhere, or with other credentials, is opened again.
+            let same = opened_as.get(&t.id) == Some(&now_as);
+            next.opened_as.insert(t.id, now_as);
+            let known = known.get(&t.id).filter(|_| same);
             if !t.url.starts_with("file:") {
-                let before = asked.get(&t.id).filter(|(_, credentials)| *credentials == t.credentials);
-                if before.is_none() {
-                    // What was opened with other credentials is opened again.
-                    known = None;
-                }
-                if let Some((at, credentials)) =
-                    before.filter(|(at, _)| at.elapsed() < Duration::from_millis(REMOTE_LOOK_MS))
-                {
-                    next.asked.insert(t.id, (*at, credentials.clone()));
+                let fresh = |at: &&Instant| same && at.elapsed() < Duration::from_millis(REMOTE_LOOK_MS);
+                if let Some(at) = asked.get(&t.id).filter(fresh) {
+                    next.asked.insert(t.id, *at);
                     known.into_iter().for_each(|x| drop(next.open.insert(t.id, x.clone())));
                     away.get(&t.id).into_iter().for_each(|why| drop(next.away.insert(t.id, why.clone())));
                     continue;
                 }
-                next.asked.insert(t.id, (Instant::now(), t.credentials.clone()));
+                next.asked.insert(t.id, Instant::now());
             }
-            let kept = known.filter(|x| x.list_zones().is_ok());
+            let kept = known.filter(|x| x.mend().and_then(|_| x.list_zones()).is_ok());
             match kept.cloned().map_or_else(|| open_target(t, &parts.keys), Ok) {
                 Ok(target) => {
                     next.open.insert(t.id, target);
@@ -215,6 +215,11 @@ impl Node {
             }
         }
         *lock(&self.reach) = next;
+    }
+
+    /// A target did not do what it was asked: the next look, within seconds, sees whether it is there at all.
+    pub(crate) fn doubt(&self, target: TargetId) {
+        lock(&self.reach).asked.remove(&target);
     }
 
     /// Tells the zone which targets this node can use, if that has changed. What fails is tried with the next look.

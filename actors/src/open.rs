@@ -23,9 +23,9 @@ use crate::home::Home;
 pub type Targets = HashMap<TargetId, Arc<dyn Target>>;
 
 /// A target's sector as the data plane reads it.
-struct OnTarget(Box<dyn zoneward_targets::SectorReader>);
+pub(crate) struct OnTarget(pub Box<dyn zoneward_targets::SectorReader>);
 
-fn to_io(e: TargetError) -> io::Error {
+pub(crate) fn to_io(e: TargetError) -> io::Error {
     let kind = match &e {
         TargetError::NotFound { .. } => io::ErrorKind::NotFound,
         TargetError::Truncated { .. } => io::ErrorKind::UnexpectedEof,
@@ -159,10 +159,7 @@ impl Opener {
         if header.core().copy != k.copy || header.core().alias != k.alias {
             return Err(SectorReadError::Other("its header names another copy"));
         }
-        let dek: Secret32 = i
-            .keys
-            .open_dek(k.copy, &k.sealed_dek)
-            .map_err(|_| SectorReadError::Other("its key cannot be opened with the zone's secret"))?;
+        let dek: Secret32 = i.keys.open_dek(k.copy, &k.sealed_dek).map_err(|_| SectorReadError::Key)?;
         let reader = SectorReader::open(input, &header, &i.owner_sign_public, &dek, &k.expected)?;
         Ok((header, reader))
     }

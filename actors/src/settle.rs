@@ -201,9 +201,11 @@ fn do_work(zone: &mut Zone, work: &Work, threads: usize, settled: &mut Settled) 
             Ok(true)
         }
         // A cut checkpoint is carried on by the next backup, which knows what was asked for.
-        Work::ResumeCheckpoint { .. } | Work::Pack { .. } | Work::StoreCheckpoint { .. } | Work::Stage { .. } => {
-            Ok(false)
-        }
+        Work::ResumeCheckpoint { .. }
+        | Work::Pack { .. }
+        | Work::StoreCheckpoint { .. }
+        | Work::Stage { .. }
+        | Work::Audit { .. } => Ok(false),
     }
 }
 
@@ -225,6 +227,7 @@ fn describe(zone: &Zone, work: &Work) -> String {
         | Work::ResumeCheckpoint { .. }
         | Work::StoreCheckpoint { .. }
         | Work::Stage { .. }
+        | Work::Audit { .. }
         | Work::Pack { .. } => "finishing the checkpoint".into(),
     }
 }

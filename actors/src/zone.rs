@@ -270,7 +270,7 @@ pub(crate) fn seal_credentials(keys: &ZoneKeys, target: TargetId, credentials: &
     STANDARD.encode(keys.seal_credentials(target, &credentials.to_json()))
 }
 
-fn open_credentials(keys: &ZoneKeys, target: TargetId, sealed: &str) -> Result<Credentials, ZoneError> {
+pub(crate) fn open_credentials(keys: &ZoneKeys, target: TargetId, sealed: &str) -> Result<Credentials, ZoneError> {
     let bad = ZoneError::State { what: "the credentials of a target" };
     let Ok(sealed) = STANDARD.decode(sealed) else { return Err(bad) };
     match keys.open_credentials(target, &sealed) {

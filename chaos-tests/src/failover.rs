@@ -5,8 +5,8 @@
 //! a command is committed again. What must hold: every checkpoint completes and comes back without a difference, nothing
 //! is sealed or stored twice with different results, and all nodes hold the same state in the end.
 
-mod fleet;
-mod source;
+pub mod fleet;
+pub mod source;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -239,7 +239,7 @@ fn kill(fleet: &mut Fleet, figures: &mut Figures, victim: Victim, node: usize, w
     let clients = alive.iter().map(|n| fleet.client(*n)).collect::<Result<Vec<_>>>()?;
     let watch = led.then(|| Commit::watch(clients[0].clone(), t));
     let (mut moved, mut last, mut blind) = (work.is_empty().then_some(None), t, Duration::ZERO);
-    let mut committed = None;
+    let (mut committed, mut seen) = (None, Seen::default());
     let mut state = clients[0].state(None)?.context("a node without a state")?;
     while moved.is_none() || (watch.is_some() && committed.is_none()) {
         if t.elapsed() > HANG {
@@ -250,6 +250,7 @@ fn kill(fleet: &mut Fleet, figures: &mut Figures, victim: Victim, node: usize, w
             let asked = Instant::now();
             state = clients[0].state(None)?.context("a node without a state")?;
             blind = blind.max(asked.elapsed());
+            seen.look(&clients, &state, t);
             last = Instant::now();
         }
         if moved.is_none() {
@@ -263,6 +264,7 @@ fn kill(fleet: &mut Fleet, figures: &mut Figures, victim: Victim, node: usize, w
     if t.elapsed() > LONG {
         let role = if led { ", which led," } else { "" };
         eprintln!("the {}{role} was killed: moved after {moved:?}, committed after {committed:?}", victim.name());
+        eprint!("{}", seen.0.concat());
     }
     match moved.flatten() {
         Some(d) => figures.moved.push(d),
@@ -274,6 +276,27 @@ fn kill(fleet: &mut Fleet, figures: &mut Figures, victim: Victim, node: usize, w
         figures.blind.push(blind);
     }
     Ok(())
+}
+
+/// What the living showed while a node was dead, each time that it changed.
+#[derive(Default)]
+struct Seen(Vec<String>, String);
+
+impl Seen {
+    fn look(&mut self, clients: &[Client], state: &State, since: Instant) {
+        let node = |id: zoneward_sectors::ids::NodeId| format!("{id:.4}").chars().take(4).collect::<String>();
+        let mut now = String::new();
+        for s in clients.iter().filter_map(|c| c.status().ok()) {
+            now += &format!("  {} {} in term {} follows {:?};", node(s.node), s.role, s.term, s.leader.map(node));
+        }
+        let held =
+            state.leases.values().map(|l| format!("{} by {}", l.work.first().map_or("", Work::kind), node(l.node)));
+        now += &format!(" held: {}\n", held.collect::<Vec<_>>().join(", "));
+        if now != self.1 {
+            self.0.push(format!("{:>6} ms{now}", since.elapsed().as_millis()));
+            self.1 = now;
+        }
+    }
 }
 
 /// Whether the work goes on: `Some(Some(t))` if another node's bytes move on it, `Some(None)` if it is over.

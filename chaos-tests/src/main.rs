@@ -8,6 +8,8 @@ mod faults;
 mod points;
 mod powerloss;
 mod simulate;
+#[cfg(feature = "tale")]
+mod tale;
 mod workshop;
 
 use anyhow::{Context, Result, bail};
@@ -24,7 +26,10 @@ const USAGE: &str = "usage: chaos-tests faults|points|powerloss [--every K] [--s
 or: chaos-tests failover [--kills N] [--seed S] [--size MIB]
   three daemons; the one that packs, copies or leads is killed at seeded moments
   --kills N   how often in all [default: 100]
-  --size MIB  of the source [default: 2048]";
+  --size MIB  of the source [default: 2048]
+or: chaos-tests tale [--seed S] [--size MIB]   (built with --features tale)
+  a target is destroyed, another one changes bytes, the zone heals itself, burns, and comes back
+  --size MIB  of the source [default: 256]";
 
 /// Which places are broken.
 #[derive(Clone, Copy, Debug)]
@@ -72,10 +77,32 @@ fn failover_plan(args: &[String]) -> Result<failover::Plan> {
     Ok(plan)
 }
 
+#[cfg(feature = "tale")]
+fn tale(args: &[String]) -> Result<bool> {
+    let mut plan = tale::Plan { seed: 1, size_mib: 256 };
+    for pair in args.chunks(2) {
+        let number = || pair.get(1).and_then(|v| v.parse::<u64>().ok()).context(USAGE);
+        match pair.first().map(String::as_str) {
+            Some("--seed") => plan.seed = number()?,
+            Some("--size") => plan.size_mib = number()?.max(48),
+            _ => bail!(USAGE),
+        }
+    }
+    tale::run(plan)
+}
+
+#[cfg(not(feature = "tale"))]
+fn tale(_: &[String]) -> Result<bool> {
+    bail!("built without the feature `tale`: add --features tale")
+}
+
 fn run(args: &[String]) -> Result<bool> {
     let what = args.get(1).context(USAGE)?;
     if what == "failover" {
         return failover::run(failover_plan(&args[2..])?);
+    }
+    if what == "tale" {
+        return tale(&args[2..]);
     }
     if what == "simulate" {
         return simulate::run(args.get(2..).unwrap_or_default());

@@ -5,6 +5,7 @@ mod leases;
 mod nodes;
 mod policy;
 mod sectors;
+mod targets;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, LayerId, NodeId, Secto
 
 use crate::command::Command;
 use crate::limits::{COPIES_MAX, NAME_LEN_MAX};
-use crate::model::{Pointer, State, Target, Zone};
+use crate::model::{Pointer, State, Zone};
 
 /// What a command came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +163,7 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::PutSchedule { name, schedule } => policy::put_schedule(c, name, schedule),
         Command::RemoveSchedule { name } => policy::remove_schedule(c, name),
         Command::SetConditions { conditions } => policy::set_conditions(c, *conditions),
+        Command::SetAudits { audits } => policy::set_audits(c, *audits),
         Command::SetLimits { limits } => policy::set_limits(c, limits),
         Command::MapName { name, node, path } => policy::map_name(c, name, *node, path.as_deref()),
         Command::RunSchedule { .. } => policy::run(c, command),
@@ -174,7 +176,9 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
             Some(_) => Err(Refusal::Differs("the record")),
             None => Err(Refusal::Unknown("the record")),
         },
-        Command::AddTarget { .. } => add_target(c, command),
+        Command::AddTarget { .. } => targets::add(c, command),
+        Command::EditTarget { .. } => targets::edit(c, command),
+        Command::RemoveTarget { target, lose } => targets::remove(c, *target, *lose),
         Command::SetCredentials { target, credentials } => {
             credentials_ok(credentials)?;
             let t = c.state.targets.get_mut(target).ok_or(Refusal::Unknown("the target"))?;
@@ -239,7 +243,8 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::StoreCopy { copy, stored_len } => sectors::store_copy(c, *copy, *stored_len),
         Command::AbandonCopy { copy } => sectors::abandon_copy(c, *copy),
         Command::MarkCopy { copy, state } => sectors::mark(c, *copy, *state),
-        Command::Verified { copies, read } => sectors::verified(c, copies, *read),
+        Command::Verified { copies, read, sampled } => sectors::verified(c, copies, *read, *sampled),
+        Command::Audited { results } => sectors::audited(c, results),
         Command::RaiseCopies { sectors, copies } => sectors::raise_copies(c, sectors, *copies),
     }
 }
@@ -305,35 +310,8 @@ fn set_zone(c: &mut Change<'_>, name: &Option<String>, min: Option<u8>, level: O
     Ok(())
 }
 
-fn add_target(c: &mut Change<'_>, command: &Command) -> Applied {
-    let Command::AddTarget { target, name, url, alias, domain, credentials } = command else {
-        return Err(Refusal::Unknown("the command"));
-    };
-    name_ok(name)?;
-    credentials.as_ref().map_or(Ok(()), |c| credentials_ok(c))?;
-    if c.state.targets.values().any(|t| t.id == *target || t.name == *name || t.url == *url) {
-        return Err(Refusal::Exists("a target of this name or URL"));
-    }
-    let record = Target {
-        id: *target,
-        name: name.clone(),
-        url: url.clone(),
-        alias: *alias,
-        domain: domain.clone(),
-        added_ms: c.now,
-        paused: false,
-        owner_key_hash: None,
-        pointer: None,
-        reached_by: BTreeSet::new(),
-        credentials: credentials.clone(),
-    };
-    c.state.targets.insert(*target, record);
-    c.rows.insert(Row::Target(*target));
-    Ok(())
-}
-
 /// Sealed credentials are opaque here; how long they are is not.
-fn credentials_ok(sealed: &str) -> Applied {
+pub(crate) fn credentials_ok(sealed: &str) -> Applied {
     if sealed.len() > crate::limits::CREDENTIALS_LEN_MAX {
         return Err(Refusal::Range("the credentials"));
     }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use zoneward_sectors::ids::{NodeId, TargetId};
 
+use crate::audits::{due, may_be_away, together};
 use crate::limits::{CLAIM_MAX, STAGED_MAX};
-use crate::model::{CopyState, Standing, State};
+use crate::model::{CopyState, Standing, State, Target};
 use crate::plan::{Work, plan};
 
 /// Work that is claimed.
@@ -22,10 +23,12 @@ pub enum Kind {
     Rebuild,
     /// System data, heads, and what was given up.
     Publish,
+    /// Stored copies that are to be looked at.
+    Audit,
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [Self::Pack, Self::Upload, Self::Stage, Self::Rebuild, Self::Publish];
+    pub const ALL: [Self; 6] = [Self::Pack, Self::Upload, Self::Stage, Self::Rebuild, Self::Publish, Self::Audit];
 }
 
 /// The node for which is chosen.
@@ -33,12 +36,17 @@ pub struct Me<'a> {
     pub id: NodeId,
     /// Whether it can use a target now.
     pub reaches: &'a dyn Fn(TargetId) -> bool,
+    /// Whether it leads.
+    pub leads: bool,
 }
 
 /// Work of this kind for this node, to be claimed together.
 pub fn choose(kind: Kind, state: &State, me: &Me<'_>, now_ms: u64) -> Vec<Work> {
     if state.nodes.get(&me.id).is_none_or(|n| n.standing != Standing::Member) {
         return Vec::new();
+    }
+    if kind == Kind::Audit {
+        return audits(state, me, now_ms);
     }
     let free = |w: &Work| state.lease_of(w).is_none() && w.target().is_none_or(|t| (me.reaches)(t));
     let open = plan(state, now_ms).into_iter().filter(free);
@@ -48,7 +56,17 @@ pub fn choose(kind: Kind, state: &State, me: &Me<'_>, now_ms: u64) -> Vec<Work> 
         Kind::Upload => copies(state, me, open, false),
         Kind::Rebuild => copies(state, me, open, true),
         Kind::Publish => publishes(state, me, open),
+        Kind::Audit => Vec::new(),
     }
+}
+
+/// Copies to be looked at by this node. That a server answers nobody is for the leader to note; a disk that is away says
+/// nothing by it.
+fn audits(state: &State, me: &Me<'_>, now_ms: u64) -> Vec<Work> {
+    let silent = |t: &Target| me.leads && t.reached_by.is_empty() && !may_be_away(t);
+    let mine = |t: TargetId| (me.reaches)(t) || state.targets.get(&t).is_some_and(silent);
+    let free = due(state, now_ms).into_iter().filter(|w| state.lease_of(w).is_none() && w.target().is_some_and(mine));
+    together(state, free, now_ms)
 }
 
 /// Sources to be packed by this node together: they may share sectors, so they must want the same number of copies.

@@ -6,6 +6,7 @@ use zoneward_sectors::ids::{
     CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, ZoneAlias, ZoneId,
 };
 
+use crate::audits::{Audited, Audits};
 use crate::limits::COMMAND_LEN_MAX;
 use crate::model::{CheckpointKind, CopyState, Ground, Part, RefusedSource, Scope, Source, Standing, TaskStats};
 use crate::policy::{Conditions, Limit, Schedule};
@@ -59,6 +60,19 @@ pub enum Command {
         target: TargetId,
         paused: Option<bool>,
         owner_key_hash: Option<Digest>,
+    },
+    /// What a person changes of a target; an empty domain takes the domain away.
+    EditTarget {
+        target: TargetId,
+        name: Option<String>,
+        url: Option<String>,
+        domain: Option<String>,
+        leaving: Option<bool>,
+    },
+    /// Forgets a target and what it holds. Without `lose`, only if all that is needed lies elsewhere too.
+    RemoveTarget {
+        target: TargetId,
+        lose: bool,
     },
     /// Other credentials for a target, sealed under the zone's secret; base64.
     SetCredentials {
@@ -145,9 +159,19 @@ pub enum Command {
         copy: CopyId,
         state: CopyState,
     },
+    /// These copies were found whole: their metadata, and with `sampled` segments of them, with `read` all.
     Verified {
         copies: Vec<CopyId>,
         read: bool,
+        #[serde(default)]
+        sampled: bool,
+    },
+    /// What looking at copies came to, by who holds the work of looking at each.
+    Audited {
+        results: Vec<Audited>,
+    },
+    SetAudits {
+        audits: Audits,
     },
     /// Sectors that a source relies on by now are to have at least so many copies.
     RaiseCopies {

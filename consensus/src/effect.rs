@@ -3,6 +3,7 @@
 
 use zoneward_sectors::ids::NodeId;
 
+use crate::audits::Found;
 use crate::command::Command;
 use crate::model::{CheckpointState, CopyState, State, TaskState};
 use crate::policy::Schedule;
@@ -25,6 +26,13 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::SetTarget { target, paused, owner_key_hash } => state.targets.get(target).is_some_and(|t| {
             paused.is_none_or(|p| p == t.paused) && owner_key_hash.is_none_or(|h| t.owner_key_hash == Some(h))
         }),
+        Command::EditTarget { target, name, url, domain, leaving } => state.targets.get(target).is_some_and(|t| {
+            name.as_ref().is_none_or(|n| *n == t.name)
+                && url.as_ref().is_none_or(|u| *u == t.url)
+                && domain.as_deref().is_none_or(|d| d == t.domain.as_deref().unwrap_or_default())
+                && leaving.is_none_or(|l| l == t.leaving)
+        }),
+        Command::RemoveTarget { target, .. } => !state.targets.contains_key(target),
         Command::SetCredentials { target, credentials } => {
             state.targets.get(target).is_some_and(|t| t.credentials.as_ref() == Some(credentials))
         }
@@ -67,6 +75,16 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::AbandonCopy { copy } => state.copies.get(copy).is_none_or(|c| c.state == CopyState::Abandoned),
         Command::MarkCopy { copy, state: s } => state.copies.get(copy).is_some_and(|c| c.state == *s),
         Command::Verified { .. } => false,
+        Command::Audited { results } => results.iter().all(|r| {
+            state.copies.get(&r.copy).is_none_or(|k| match &r.found {
+                // Said again, it says the same of the same copy.
+                Found::Whole { .. } => k.is_stored() && k.silent.is_none() && k.audited_ms.is_some(),
+                Found::Wrong { .. } => k.state == CopyState::Damaged,
+                Found::Gone { .. } => k.state == CopyState::Lost,
+                Found::Silent { .. } => k.state == CopyState::Lost || k.silent.is_some(),
+            })
+        }),
+        Command::SetAudits { audits } => state.policy.audits == *audits,
         Command::RaiseCopies { sectors, copies } => {
             sectors.iter().all(|s| state.sectors.get(s).is_none_or(|s| s.copies_wanted >= *copies))
         }

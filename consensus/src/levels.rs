@@ -139,6 +139,13 @@ pub enum Cause {
     /// Copies that are damaged or lost and that no others have replaced.
     CopiesDamaged {
         copies: u64,
+        /// The names of the targets they lay on.
+        targets: Vec<String>,
+    },
+    /// Copies that no audit has looked at for two of its periods, and a target that holds some of them.
+    Unaudited {
+        copies: u64,
+        target: String,
     },
     /// Sectors of older checkpoints of which no copy is left.
     OlderDamaged {
@@ -247,6 +254,8 @@ pub enum Next {
         path: Vec<u8>,
     },
     NameDamage,
+    /// A daemon looks at copies by itself; without one a check does.
+    LookAtCopies,
     Restore {
         path: Vec<u8>,
     },
@@ -304,6 +313,7 @@ impl Cause {
             Self::Lost { source } => Next::SaveWhatIsLeft { path: source.path.clone() },
             Self::AllLost => Next::SaveAllThatIsLeft,
             Self::OlderDamaged { .. } => Next::NameDamage,
+            Self::Unaudited { .. } => Next::LookAtCopies,
             Self::WrongTarget { target } => Next::ReplaceTarget { target: target.clone() },
             Self::OneNode | Self::FewNodes { .. } => Next::InviteNode,
             Self::NodeDown { node, standing } => down(node, *standing),

@@ -30,6 +30,12 @@ pub const PLAN_MAX: usize = 256;
 pub const PLAN_REMOVE_MAX: usize = 64;
 /// Copies of data, and again of system sectors, in one round, shared among the targets.
 pub const PLAN_COPY_MAX: usize = 64;
+/// Audits in one round, shared among the targets.
+pub const PLAN_AUDIT_MAX: usize = 256;
+/// Copies that one node looks at together.
+pub const CLAIM_AUDITS_MAX: usize = 16;
+/// Bytes of the text that says what is wrong with a copy.
+pub const TROUBLE_LEN_MAX: usize = 500;
 /// Pieces of work in one lease.
 pub const CLAIM_MAX: usize = 64;
 /// Leases at once, of all nodes.

@@ -194,6 +194,9 @@ pub struct Target {
     pub domain: Option<String>,
     pub added_ms: u64,
     pub paused: bool,
+    /// It is to hold nothing any more: its copies no longer count, and others are made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
     /// SHA-256 of the bytes of `owner-key.json` there.
     pub owner_key_hash: Option<Digest>,
     pub pointer: Option<Pointer>,
@@ -413,6 +416,14 @@ pub enum CopyState {
     Lost,
 }
 
+/// How long and how often a copy has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silent {
+    pub tries: u8,
+    pub first_ms: u64,
+    pub last_ms: u64,
+}
+
 /// A backup sector.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Copy {
@@ -432,6 +443,15 @@ pub struct Copy {
     /// When its metadata, or all of it, was last found whole.
     pub verified_ms: Option<u64>,
     pub read_ms: Option<u64>,
+    /// When segments of it were last read and found right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audited_ms: Option<u64>,
+    /// Asked for, it did not answer, the last time or times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<Silent>,
+    /// What was found wrong with it, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// The lease under which it is being written.
     #[serde(default)]
     pub lease: Option<u64>,
@@ -440,6 +460,16 @@ pub struct Copy {
 impl Copy {
     pub fn is_stored(&self) -> bool {
         self.state == CopyState::Stored
+    }
+
+    /// When it was last read whole, or written.
+    pub fn read_or_written_ms(&self) -> u64 {
+        self.read_ms.unwrap_or(0).max(self.stored_ms)
+    }
+
+    /// When it was last proved by its bytes to be there: it was written, or some or all of it was read.
+    pub fn proved_ms(&self) -> u64 {
+        self.audited_ms.unwrap_or(0).max(self.read_or_written_ms())
     }
 
     /// True while there is nothing that could be checked.

@@ -1,15 +1,16 @@
 //! What should be done next, given what is: pure, idempotent, bounded. The whole scheduler of the pipeline behind packing.
+//! When stored copies are looked at again is planned by itself ([`crate::audits`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use zoneward_sectors::ids::{CheckpointId, NodeId, SectorId, SourceId, TargetId};
 
 use crate::limits::{PLAN_COPY_MAX, PLAN_MAX, PLAN_REMOVE_MAX, PLAN_STAGE_MAX};
-use crate::model::{Checkpoint, CheckpointState, Copy, CopyState, RawSector, Standing, State, TaskState};
+use crate::model::{Checkpoint, CheckpointState, Copy, CopyState, RawSector, Standing, State, Target, TaskState};
 
 pub use crate::work::Work;
 
-/// What is to be done. `_now_ms` will matter once audits are planned.
+/// What is to be done.
 ///
 /// Every target gets the same share of a round, so that one that does not answer keeps nothing from the others.
 pub fn plan(state: &State, _now_ms: u64) -> Vec<Work> {
@@ -31,8 +32,17 @@ pub fn plan(state: &State, _now_ms: u64) -> Vec<Work> {
     let busy = copies(state, data, &placed, &BTreeSet::new(), &mut out);
     stages(state, &mut out);
     systems(state, &mut out);
-    // Older system sectors need no further copies: nothing points at them.
-    copies(state, newest.into_iter().collect(), &placed, &busy, &mut out);
+    // Older system sectors need no further copies: nothing points at them. The one before the newest is looked after as
+    // long as a target may show it, so what is lost of it is made anew.
+    let replaced = state.replaced_systems();
+    let hurt = |s: &&RawSector| {
+        let bad = |c: &Copy| c.sector == s.id && matches!(c.state, CopyState::Damaged | CopyState::Lost);
+        s.system && s.is_sealed() && !replaced.contains(&s.id) && state.copies.values().any(bad)
+    };
+    let mut systems: Vec<&RawSector> = state.sectors.values().filter(hurt).collect();
+    systems.retain(|s| newest.is_none_or(|n| n.id != s.id));
+    systems.extend(newest);
+    copies(state, systems, &placed, &busy, &mut out);
     heads(state, newest, &mut out);
     out.truncate(PLAN_MAX);
     out
@@ -49,7 +59,7 @@ fn packs(state: &State, c: &Checkpoint, out: &mut Vec<Work>) {
 }
 
 /// How much of a round each target may still take.
-struct Shares {
+pub(crate) struct Shares {
     each: usize,
     /// What all together may still take.
     left: usize,
@@ -57,11 +67,11 @@ struct Shares {
 }
 
 impl Shares {
-    fn of(all: usize, targets: usize) -> Self {
+    pub(crate) fn of(all: usize, targets: usize) -> Self {
         Self { each: (all / targets.max(1)).max(1), left: all, taken: BTreeMap::new() }
     }
 
-    fn take(&mut self, target: TargetId) -> bool {
+    pub(crate) fn take(&mut self, target: TargetId) -> bool {
         let taken = self.taken.entry(target).or_default();
         if self.left == 0 || *taken >= self.each {
             return false;
@@ -98,17 +108,20 @@ fn copies(
             out.push(Work::Copy { sector: s.id, target: c.target });
         }
     }
-    let mut shares = Shares::of(PLAN_COPY_MAX, state.usable_targets().count());
-    wanting.retain(|s| placed.get(&s.id).is_some_and(|c| c.len() < usize::from(s.copies_wanted)));
+    // Those first that some node can use: a copy is better on another target now than on one that is away later.
+    let mut candidates: Vec<&Target> = state.usable_targets().collect();
+    candidates.sort_by_key(|t| t.reached_by.is_empty());
+    let mut shares = Shares::of(PLAN_COPY_MAX, candidates.len());
+    let staying = |s: &RawSector| placed.get(&s.id).into_iter().flatten().filter(|c| state.stays(c)).count();
+    wanting.retain(|s| placed.contains_key(&s.id) && staying(s) < usize::from(s.copies_wanted));
     // The fewest copies first, then the most important, then the oldest.
-    wanting.sort_by_key(|s| {
-        (placed.get(&s.id).map_or(0, Vec::len), std::cmp::Reverse(s.min_priority), s.created_ms, s.id)
-    });
+    wanting.sort_by_key(|s| (staying(s), std::cmp::Reverse(s.min_priority), s.created_ms, s.id));
     for s in wanting {
         let Some(have) = placed.get(&s.id).filter(|c| c.iter().any(|c| c.is_stored())) else { continue };
         let domain = |id: TargetId| state.targets.get(&id).and_then(|t| t.domain.as_deref());
-        let mut used: Vec<(TargetId, Option<&str>)> = have.iter().map(|c| (c.target, domain(c.target))).collect();
-        for t in state.usable_targets() {
+        let stay = have.iter().filter(|c| state.stays(c));
+        let mut used: Vec<(TargetId, Option<&str>)> = stay.map(|c| (c.target, domain(c.target))).collect();
+        for t in &candidates {
             if used.len() >= usize::from(s.copies_wanted) {
                 break;
             }

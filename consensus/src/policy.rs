@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use zoneward_sectors::ids::SourceId;
 
+use crate::audits::Audits;
 use crate::model::CheckpointKind;
 use crate::names::Mapped;
 
@@ -16,6 +17,9 @@ pub struct Policy {
     pub conditions: Conditions,
     /// The first that fits the hour counts.
     pub limits: Vec<Limit>,
+    /// How stored copies are looked after.
+    #[serde(default)]
+    pub audits: Audits,
     /// Where `dfs://` names lie.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub names: BTreeMap<String, Mapped>,
@@ -113,6 +117,7 @@ impl Default for Policy {
             schedules: BTreeMap::from([("daily".to_owned(), daily)]),
             conditions: Conditions::default(),
             limits: Vec::new(),
+            audits: Audits::default(),
             names: BTreeMap::new(),
         }
     }

@@ -7,6 +7,7 @@ use zoneward_sectors::ids::{
 };
 
 use crate::apply::{Outcome, apply};
+use crate::audits::{Audited, Audits, Found};
 use crate::command::Command;
 use crate::model::{CheckpointKind, CopyState, Ground, Part, Scope, Source, State, TaskStats};
 use crate::policy::{Conditions, Limit, Schedule, Window};
@@ -236,8 +237,13 @@ pub fn story() -> Vec<Command> {
         Command::AbandonCopy { copy: copy(3) },
         finish_task(2, 2),
         store(2),
-        Command::Verified { copies: vec![copy(1), copy(2)], read: true },
+        Command::Verified { copies: vec![copy(1), copy(2)], read: true, sampled: false },
+        Command::Audited { results: vec![Audited { copy: copy(1), found: Found::Whole { all: false } }] },
+        Command::SetAudits { audits: Audits { every_s: 3600, ..Audits::default() } },
         Command::MarkCopy { copy: copy(11), state: CopyState::Lost },
+        edit_target(3, Some(true)),
+        Command::RemoveTarget { target: target(3), lose: false },
+        add_target(3, Some("cellar")),
         open_checkpoint(4, CheckpointKind::Full, &[1, 2]),
         open_layer(4, 4, 1, true),
         Command::AbandonCheckpoint { checkpoint: checkpoint(4) },
@@ -264,6 +270,10 @@ fn seen_by_its_sender(before: &[Command], target: TargetId) -> Command {
     all_done(&mut state, before);
     let command = Command::SetTarget { target, paused: None, owner_key_hash: Some(digest(5)) };
     Command::IfSeen { seen: crate::seen::before(&state, &command).unwrap(), command: Box::new(command) }
+}
+
+pub fn edit_target(t: u8, leaving: Option<bool>) -> Command {
+    Command::EditTarget { target: target(t), name: None, url: None, domain: None, leaving }
 }
 
 pub fn set_reading(s: u8, before: &str, limit_s: u32) -> Command {
@@ -312,6 +322,13 @@ pub fn any_command() -> impl Strategy<Value = Command> {
     let kind =
         prop_oneof![Just(CheckpointKind::Full), Just(CheckpointKind::Incremental), Just(CheckpointKind::Differential)];
     let state = prop_oneof![Just(CopyState::Stored), Just(CopyState::Lost), Just(CopyState::Open)];
+    let why = || "silence".to_owned();
+    let found = prop_oneof![
+        any::<bool>().prop_map(|all| Found::Whole { all }),
+        Just(Found::Wrong { why: why() }),
+        Just(Found::Gone { why: why() }),
+        Just(Found::Silent { why: why() }),
+    ];
     prop_oneof![
         1 => (n(), proptest::option::of("[ab]")).prop_map(|(t, d)| add_target(t, d.as_deref())),
         1 => (n(), -60i32..60).prop_map(|(s, p)| put_source(s, format!("/{s}").as_bytes(), p)),
@@ -323,6 +340,8 @@ pub fn any_command() -> impl Strategy<Value = Command> {
         1 => (n(), n()).prop_map(|(s, seen)| Command::IfSeen { seen: digest(seen), command: Box::new(put_source(s, b"/s", 1)) }),
         1 => (n(), any::<Option<bool>>())
             .prop_map(|(t, paused)| Command::SetTarget { target: target(t), paused, owner_key_hash: None }),
+        1 => (n(), any::<Option<bool>>()).prop_map(|(t, leaving)| edit_target(t, leaving)),
+        1 => (n(), any::<bool>()).prop_map(|(t, lose)| Command::RemoveTarget { target: target(t), lose }),
         4 => (n(), kind, proptest::collection::vec(n(), 1..3)).prop_map(|(c, k, s)| open_checkpoint(c, k, &s)),
         1 => n().prop_map(|c| Command::ResumeCheckpoint { checkpoint: checkpoint(c) }),
         1 => n().prop_map(|c| Command::AbandonCheckpoint { checkpoint: checkpoint(c) }),
@@ -336,7 +355,8 @@ pub fn any_command() -> impl Strategy<Value = Command> {
         1 => n().prop_map(|k| Command::StoreCopy { copy: copy(k), stored_len: 1 }),
         1 => n().prop_map(|k| Command::AbandonCopy { copy: copy(k) }),
         1 => (n(), state).prop_map(|(k, state)| Command::MarkCopy { copy: copy(k), state }),
-        1 => (n(), any::<bool>()).prop_map(|(k, read)| Command::Verified { copies: vec![copy(k)], read }),
+        1 => (n(), any::<bool>()).prop_map(|(k, read)| Command::Verified { copies: vec![copy(k)], read, sampled: !read }),
+        1 => (n(), found).prop_map(|(k, found)| Command::Audited { results: vec![Audited { copy: copy(k), found }] }),
         1 => (n(), 0u8..4).prop_map(|(s, copies)| Command::RaiseCopies { sectors: vec![sector(s)], copies }),
         4 => (n(), n()).prop_map(|(c, s)| finish_task(c, s)),
         4 => n().prop_map(store),

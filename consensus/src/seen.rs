@@ -4,6 +4,7 @@
 use serde::Serialize;
 use zoneward_sectors::crypto::sha256;
 
+use crate::audits::Audits;
 use crate::command::Command;
 use crate::model::{Digest, Node, Source, State, Target};
 use crate::policy::{Conditions, Limit, Schedule};
@@ -20,8 +21,8 @@ pub fn of_source(s: &Source) -> Digest {
 }
 
 pub fn of_target(t: &Target) -> Digest {
-    let Target { id, name, url, domain, paused, credentials, .. } = t;
-    digest(&(id, name, url, domain, paused, credentials))
+    let Target { id, name, url, domain, paused, leaving, credentials, .. } = t;
+    digest(&(id, name, url, domain, paused, leaving, credentials))
 }
 
 pub fn of_node(n: &Node) -> Digest {
@@ -43,6 +44,11 @@ pub fn of_conditions(c: &Conditions) -> Digest {
     digest(&("conditions", on_battery, on_metered, idle_load_percent, idle_io_percent))
 }
 
+pub fn of_audits(a: &Audits) -> Digest {
+    let Audits { every_s, read_s, paid_read_s, silence_s } = a;
+    digest(&("audits", every_s, read_s, paid_read_s, silence_s))
+}
+
 pub fn of_limits(all: &[Limit]) -> Digest {
     digest(&("limits", all))
 }
@@ -54,13 +60,15 @@ pub fn before(state: &State, command: &Command) -> Option<Digest> {
         Command::RemoveSource { source } | Command::SetReading { source, .. } => {
             state.sources.get(source).map(of_source)
         }
-        Command::SetTarget { target, .. } | Command::SetCredentials { target, .. } => {
-            state.targets.get(target).map(of_target)
-        }
+        Command::SetTarget { target, .. }
+        | Command::SetCredentials { target, .. }
+        | Command::EditTarget { target, .. }
+        | Command::RemoveTarget { target, .. } => state.targets.get(target).map(of_target),
         Command::PutSchedule { name, .. } | Command::RemoveSchedule { name } => {
             Some(of_schedule(name, state.policy.schedules.get(name)))
         }
         Command::SetConditions { .. } => Some(of_conditions(&state.policy.conditions)),
+        Command::SetAudits { .. } => Some(of_audits(&state.policy.audits)),
         Command::SetLimits { .. } => Some(of_limits(&state.policy.limits)),
         Command::SetNode { node, .. } => state.nodes.get(node).map(of_node),
         _ => None,

@@ -4,6 +4,7 @@ mod backend;
 pub(crate) mod ledger;
 mod rows;
 pub(crate) mod seal;
+mod seed;
 pub(crate) mod snapshot;
 pub(crate) mod tables;
 
@@ -24,6 +25,7 @@ use ledger::Ledger;
 use tables::SCHEMA;
 
 pub use backend::FileBackend;
+pub use seed::taken_over;
 
 /// Bytes of page cache: the file is small.
 const CACHE_LEN: usize = 8 << 20;

@@ -19,6 +19,8 @@ pub enum Work {
     Copy { sector: SectorId, target: TargetId },
     /// A stored checkpoint has no system sector.
     WriteSystem { checkpoint: CheckpointId },
+    /// A stored copy is to be looked at.
+    Audit { target: TargetId, copy: CopyId },
     /// A target shows an older head, or none.
     Publish { target: TargetId },
     /// All sources of a checkpoint are packed.
@@ -37,6 +39,7 @@ impl Work {
             Self::Stage { .. } => "stage",
             Self::Copy { .. } => "upload",
             Self::WriteSystem { .. } => "system",
+            Self::Audit { .. } => "audit",
             Self::Publish { .. } => "publish",
             Self::StoreCheckpoint { .. } => "store",
             Self::FinishCheckpoint { .. } => "finish",
@@ -46,7 +49,10 @@ impl Work {
     /// The target that it needs.
     pub fn target(&self) -> Option<TargetId> {
         match *self {
-            Self::Copy { target, .. } | Self::Publish { target } | Self::RemoveIncoming { target, .. } => Some(target),
+            Self::Copy { target, .. }
+            | Self::Audit { target, .. }
+            | Self::Publish { target }
+            | Self::RemoveIncoming { target, .. } => Some(target),
             _ => None,
         }
     }

@@ -68,6 +68,8 @@ pub enum Command {
     Cat(CatArgs),
     /// Restore a checkpoint or parts of it
     Restore(RestoreArgs),
+    /// Bring a lost zone back on this machine: from one target and the 24 words (or the passphrase)
+    Recover(RecoverArgs),
     /// Check that what is stored is there and whole
     Check(CheckArgs),
     /// How the zone is: reliability and availability, why, and what to do; last backup, copies
@@ -264,6 +266,49 @@ pub struct RestoreArgs {
     /// Say what would be done, change nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// A target of the lost zone: a path, file:///path, s3://host/bucket/folder, …; not needed to go on with what was cut
+    #[arg(long, value_name = "URL")]
+    pub target: Option<String>,
+    /// File with the target's credentials: JSON, readable by you alone (docs/cli.md)
+    #[arg(long, env = "ZONEWARD_CREDENTIALS_FILE", value_name = "FILE")]
+    pub credentials_file: Option<PathBuf>,
+    /// The owner's key file, where the target has none [default: owner-key.json on the target]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The zone, by the beginning of its folder in zones/, where a target holds several that the keys open
+    #[arg(long, value_name = "ALIAS")]
+    pub zone: Option<String>,
+    /// What this node is called [default: the machine's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Take what this target shows, whatever others show
+    #[arg(long)]
+    pub only_this_target: bool,
+    /// Bring the files below this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "in_place")]
+    pub to: Option<PathBuf>,
+    /// Bring the files to where they came from; what is already right is left alone
+    #[arg(long)]
+    pub in_place: bool,
+    /// Bring the zone's state alone, to look at it first
+    #[arg(long, conflicts_with_all = ["to", "in_place"])]
+    pub state_only: bool,
+    /// Absolute paths to begin with: they and what lies below them (repeat it)
+    #[arg(long, value_name = "PATH")]
+    pub only: Vec<PathBuf>,
+    /// Checkpoint: latest, its number, its id or the beginning of it
+    #[arg(long, value_name = "CP", default_value = "latest")]
+    pub checkpoint: String,
+    /// Read everything back and compare
+    #[arg(long)]
+    pub verify: bool,
+    /// The files are back: end the recovery, so that backups go on
+    #[arg(long, conflicts_with_all = ["target", "to", "in_place", "state_only", "only"])]
+    pub finish: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,12 +8,14 @@ mod look;
 mod make;
 mod node;
 mod quorum;
+mod recover;
 mod restore;
 pub(crate) mod schedule;
 mod sector;
 mod source;
 mod status;
 mod target_serve;
+mod target_test;
 mod target_token;
 mod things;
 mod token;
@@ -120,6 +122,7 @@ pub fn run(cli: Cli) -> Result<i32, Failure> {
         Command::Diff(a) => look::diff(g, out, &a),
         Command::Cat(a) => look::cat(g, &a),
         Command::Restore(a) => restore::restore(g, out, &a),
+        Command::Recover(a) => recover::recover(g, out, &a),
         Command::Check(a) => check::check(g, out, &a),
         Command::Status => status::status(g, out),
         Command::Top => status::top(g, out),
@@ -165,7 +168,7 @@ First steps
 
 Look      status · checkpoints · ls · find · diff · cat
 Keep      backup · check · source · target · sector
-Recover   restore · key
+Recover   restore · recover · key
 Programs  token (the REST API of zoneward up)
 Other     completions · man · --help
 
@@ -175,7 +178,7 @@ zoneward COMMAND --help says more.",
 }
 
 /// Words that hands know from other tools.
-const HINTS: [(&str, &str); 9] = [
+const HINTS: [(&str, &str); 8] = [
     ("list", "zoneward checkpoints"),
     ("repo-list", "zoneward checkpoints"),
     ("create", "zoneward backup"),
@@ -184,10 +187,6 @@ const HINTS: [(&str, &str); 9] = [
     ("unlock", "there are no locks: a command that is in the way is named when another one finds it"),
     ("forget", "not built yet: nothing that was backed up is removed"),
     ("prune", "not built yet: nothing that was backed up is removed"),
-    (
-        "recover",
-        "not built yet as a command: docs/rescue/README.md brings everything back from a target and the 24 words",
-    ),
 ];
 
 pub fn usage_error(e: &clap::Error, args: &[std::ffi::OsString]) -> i32 {

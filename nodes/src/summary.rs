@@ -124,6 +124,8 @@ impl Summary {
             out.say(format!("{wanted} copies are wanted, there is room for {targets}: zoneward target add URL"));
         }
         match (self.refused.first(), incomplete) {
+            // The others were backed up: done, but not complete.
+            (Some(f), _) if f.exit == exit::FAILED && !self.sources.is_empty() => exit::INCOMPLETE,
             (Some(f), _) => f.exit,
             (None, true) => exit::INCOMPLETE,
             (None, false) => 0,

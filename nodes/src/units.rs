@@ -92,6 +92,26 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads a time of whole seconds: `7d`, `12h`, `30min`, `90s`.
+pub fn parse_time(text: &str) -> Result<u32, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let seconds: u32 = match unit {
+        "s" => 1,
+        "min" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err("a number and one of s, min, h, d".into()),
+    };
+    let n: u32 = number.parse().map_err(|_| "a number and one of s, min, h, d")?;
+    n.checked_mul(seconds).filter(|n| *n > 0).ok_or_else(|| "from 1s to ten years".into())
+}
+
+/// The same, or `never`, which is 0.
+pub fn parse_time_or_never(text: &str) -> Result<u32, String> {
+    if text == "never" { Ok(0) } else { parse_time(text) }
+}
+
 /// Reads a price for a GiB and month: `EUR 0.004`.
 pub fn parse_price(text: &str) -> Result<zoneward_targets::protocol::Price, String> {
     let (currency, gib_month) = text.split_once(' ').ok_or("a currency and a number, as in 'EUR 0.004'")?;

@@ -80,7 +80,7 @@ fn one_path_that_is_not_there_keeps_no_other_from_its_backup() {
     let all = b.expect(1, &["backup", "nowhere"]);
     assert!(all.contains("ZW-1403") && all.contains("help:"), "{all}");
     let o = b.run(&["--json", "backup", "nowhere", "src"]);
-    assert_eq!(o.status.code(), Some(1));
+    assert_eq!(o.status.code(), Some(3));
     let said = String::from_utf8(o.stdout).unwrap();
     let summary: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
     assert_eq!(summary["complete"], false);

@@ -110,12 +110,7 @@ fn a_kit_is_written_over_nothing_but_a_kit_of_its_zone() {
 fn who_forgot_the_passphrase_sets_a_new_one_with_the_words() {
     let b = Bench::new();
     b.init();
-    let page = fs::read_to_string(b.path("zone/recovery-kit.html")).unwrap();
-    let words = page.split("<li><span>").skip(1).take(24).map(|w| {
-        let (_, rest) = w.split_once("</span>").unwrap();
-        rest.split_once("</li>").unwrap().0
-    });
-    let words = words.collect::<Vec<_>>().join(" ");
+    let words = b.words();
     let with_words = |args: &[&str]| {
         let mut c = b.command(args);
         c.env("ZONEWARD_PASSPHRASE", &words)

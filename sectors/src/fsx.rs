@@ -274,10 +274,20 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let tmp = dir.join(name);
     remove_file(&tmp)?;
     let file = create_new(&tmp, mode)?;
-    write_all_at(&file, bytes, 0)?;
-    sync(&file)?;
-    rename(&tmp, path)?;
+    let written = write_all_at(&file, bytes, 0).and_then(|()| sync(&file)).and_then(|()| rename(&tmp, path));
+    if let Err(e) = written {
+        // It may hold a secret. The first failure tells more.
+        let _ = std::fs::remove_file(&tmp);
+        return Err(e);
+    }
     sync_dir(dir)
+}
+
+/// What a cut [`write_durably`] leaves beside a file.
+pub fn left_beside(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".new-");
+    name.push(path.file_name().unwrap_or_default());
+    path.with_file_name(name)
 }
 
 /// Replaces a file without making it durable: for caches that are checked when they are read.

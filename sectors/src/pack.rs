@@ -136,6 +136,9 @@ pub struct PackReport {
     pub unsteady_count: u64,
     /// Paths that vanished between scan and reading.
     pub vanished: u64,
+    /// Files that were scanned and are not in the checkpoint, neither as they are nor as they were; and their bytes.
+    pub absent: u64,
+    pub absent_bytes: u64,
 }
 
 /// Paths named in a report at most; all are counted.

@@ -146,6 +146,8 @@ pub enum RestoreError {
     Catalog(#[from] CatalogError),
     #[error(transparent)]
     Place(#[from] PlaceError),
+    #[error("{path}: {source}")]
+    Parent { path: String, source: PlaceError },
     #[error("a restoring thread ended unexpectedly")]
     Threads,
     #[error("a thread or a buffer could not be made")]
@@ -218,7 +220,8 @@ where
 
 fn make_parents(placer: &mut crate::place::Placer<'_>, top: &[u8]) -> Result<(), RestoreError> {
     for (i, _) in top.iter().enumerate().filter(|(_, b)| **b == b'/') {
-        placer.make_parent(&top[..i])?;
+        let path = || crate::shown::show_path(&top[..i]);
+        placer.make_parent(&top[..i]).map_err(|source| RestoreError::Parent { path: path(), source })?;
     }
     Ok(())
 }

@@ -40,6 +40,8 @@ pub enum SectorReadError {
     Leaf(u64),
     #[error("the leaf table is damaged")]
     LeafTable,
+    #[error("its key cannot be opened with the zone's secret")]
+    Key,
     #[error("this is another sector than the one asked for: {0}")]
     Other(&'static str),
     #[error(transparent)]

@@ -84,6 +84,10 @@ impl Target for Named<dyn Target> {
         self.say(self.inner.get_object(alias, name, limit))
     }
 
+    fn mend(&self) -> Result<bool, TargetError> {
+        self.say(self.inner.mend())
+    }
+
     fn prove(&self, alias: ZoneAlias, copy: CopyId, challenge: &Challenge) -> Result<Option<Digest>, TargetError> {
         self.say(self.inner.prove(alias, copy, challenge))
     }

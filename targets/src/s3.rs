@@ -55,10 +55,7 @@ impl S3Target {
         let client = Arc::new(Client::new(url, credentials)?);
         let what = client.url().to_owned();
         if read_marker(&client, op)?.is_none() {
-            let bytes = marker::render(id);
-            let text = what.clone();
-            // If another was quicker, its marker counts.
-            run(&client, op, &what, |c| async move { c.put_new(op, &text, place::MARKER, bytes.into()).await })?;
+            put_marker(&client, op, id)?;
         }
         let id = marker::created(what, read_marker(&client, op)?, id, existing)?;
         Ok(Self { client, id })
@@ -113,6 +110,14 @@ impl S3Target {
     }
 }
 
+/// Writes a marker. If another was quicker, its marker counts.
+fn put_marker(client: &Arc<Client>, op: Op, id: TargetId) -> Result<(), TargetError> {
+    let (bytes, what) = (marker::render(id), client.url().to_owned());
+    let text = what.clone();
+    run(client, op, &what, |c| async move { c.put_new(op, &text, place::MARKER, bytes.into()).await })?;
+    Ok(())
+}
+
 fn read_marker(client: &Arc<Client>, op: Op) -> Result<Option<TargetId>, TargetError> {
     let what = client.url().to_owned();
     let text = what.clone();
@@ -127,6 +132,16 @@ fn read_marker(client: &Arc<Client>, op: Op) -> Result<Option<TargetId>, TargetE
 impl Target for S3Target {
     fn id(&self) -> TargetId {
         self.id
+    }
+
+    /// A bucket is no mount point: with these credentials it is the same place, also when it is empty.
+    fn mend(&self) -> Result<bool, TargetError> {
+        let op = Op::OpenTarget;
+        if read_marker(&self.client, op)?.is_some() {
+            return Ok(false);
+        }
+        put_marker(&self.client, op, self.id)?;
+        marker::opened(self.client.url(), read_marker(&self.client, op)?, Some(self.id)).map(|_| true)
     }
 
     fn describe(&self) -> String {

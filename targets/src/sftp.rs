@@ -198,6 +198,10 @@ impl Target for SftpTarget {
         self.id
     }
 
+    fn mend(&self) -> Result<bool, TargetError> {
+        marker::opened(self.place.line.url(), self.place.read_marker(Op::OpenTarget)?, Some(self.id)).map(|_| false)
+    }
+
     fn describe(&self) -> String {
         self.place.line.url().to_owned()
     }

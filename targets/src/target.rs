@@ -108,6 +108,13 @@ pub trait Target: Send + Sync {
     /// Reads an object of at most `limit` bytes; a longer one is [`TargetError::TooLarge`].
     fn get_object(&self, alias: ZoneAlias, name: ObjectName, limit: u64) -> Result<Vec<u8>, TargetError>;
 
+    /// Puts back what makes the place this target, if its store lost it and the place is surely the same. Answers whether
+    /// it was gone. A store that may be another disk at the same address never does, for an empty mount point is no target:
+    /// where its marker is gone, it fails.
+    fn mend(&self) -> Result<bool, TargetError> {
+        Ok(false)
+    }
+
     /// The target's own answer to a challenge about a sealed sector, without moving its bytes; `None` if it cannot
     /// compute. The right answer is [`Challenge::answer`] over the right bytes.
     fn prove(&self, _: ZoneAlias, _: CopyId, _: &Challenge) -> Result<Option<Digest>, TargetError> {

@@ -100,6 +100,10 @@ impl Target for WebDavTarget {
         self.id
     }
 
+    fn mend(&self) -> Result<bool, TargetError> {
+        marker::opened(self.client.url(), read_marker(&self.client, Op::OpenTarget)?, Some(self.id)).map(|_| false)
+    }
+
     fn describe(&self) -> String {
         self.client.url().to_owned()
     }

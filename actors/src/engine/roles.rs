@@ -5,6 +5,7 @@ use std::sync::Arc;
 use zoneward_consensus::choose::{Kind, Me, choose};
 use zoneward_consensus::model::State;
 use zoneward_consensus::plan::Work;
+use zoneward_consensus::raft;
 
 use super::steps;
 use crate::clock::now_ms;
@@ -27,7 +28,7 @@ pub enum Role {
     Rebuilder,
     /// Writes system data, shows the head on targets, removes what was given up.
     Publisher,
-    /// Looks after stored copies: that they are there.
+    /// Looks after stored copies: that they are listed, and, by their bytes, that they are there.
     HealthChecker,
     /// Restores into a folder what this node was asked for.
     Restorer,
@@ -62,7 +63,8 @@ impl Role {
     pub fn choose(self, state: &State, node: &Arc<Node>) -> Chosen {
         let due = match self {
             Self::Scheduler => steps::schedule_is_due(node),
-            Self::HealthChecker => steps::check_is_due(state, node),
+            Self::HealthChecker if !steps::check_is_due(state, node) => return claim(Kind::Audit, state, node),
+            Self::HealthChecker => true,
             Self::Restorer => node.restores.waits(),
             Self::Packer => return claim(Kind::Pack, state, node),
             Self::Uploader => return claim(Kind::Upload, state, node),
@@ -96,6 +98,7 @@ pub enum Chosen {
 }
 
 fn claim(kind: Kind, state: &State, node: &Arc<Node>) -> Chosen {
-    let work = choose(kind, state, &Me { id: node.id(), reaches: &|t| node.reaches(t) }, now_ms());
+    let leads = node.cluster.metrics().role == raft::Role::Leader;
+    let work = choose(kind, state, &Me { id: node.id(), reaches: &|t| node.reaches(t), leads }, now_ms());
     if work.is_empty() { Chosen::Nothing } else { Chosen::Claim(work) }
 }

@@ -47,6 +47,9 @@ pub fn claim_and_do(role: Role, node: &Arc<Node>, work: Vec<Work>) -> Result<boo
         meter(&shown.running, |progress| step(&mut zone, node, &work, progress))
     });
     drop(shown);
+    if done.is_err() {
+        work.first().and_then(Work::target).into_iter().for_each(|t| node.doubt(t));
+    }
     // Whatever came of it: what is not done is free for the next to claim.
     match node.propose(Command::EndLease { epoch }) {
         Ok(_) | Err(ZoneError::Command(CommandError::Refused { .. })) => {}
@@ -123,6 +126,7 @@ fn step(zone: &mut Zone, node: &Arc<Node>, work: &[Work], p: &Progress) -> Resul
         }
         Some(Work::Stage { sector }) => super::stage::stage(zone, node, *sector, &p.running),
         Some(Work::WriteSystem { checkpoint }) => crate::system::write_system(zone, *checkpoint),
+        Some(Work::Audit { .. }) => crate::audit::audit(zone, work, &p.running, &p.copy, &|t| node.doubt(t)),
         Some(Work::Publish { target }) => crate::system::publish(zone, *target),
         Some(Work::RemoveIncoming { .. }) => {
             for w in work {
@@ -266,7 +270,7 @@ pub fn check(node: &Arc<Node>) -> Result<bool, ZoneError> {
         }
     }
     for some in whole.chunks(limits::VERIFIED_MAX) {
-        node.propose(Command::Verified { copies: some.to_vec(), read: false })?;
+        node.propose(Command::Verified { copies: some.to_vec(), read: false, sampled: false })?;
     }
     node.checked();
     Ok(true)

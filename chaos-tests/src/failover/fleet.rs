@@ -65,7 +65,7 @@ impl Fleet {
         self.dir.join(format!("home{i}"))
     }
 
-    fn command(&self, i: usize, args: &[&str]) -> Result<Process> {
+    pub fn command(&self, i: usize, args: &[&str]) -> Result<Process> {
         let mut c = Process::new(std::env::current_exe()?);
         c.arg(AS_PRODUCT).arg("--home").arg(self.home(i)).args(args);
         c.env("ZONEWARD_PASSPHRASE", "correct horse battery staple").stdin(Stdio::null());
@@ -87,6 +87,20 @@ impl Fleet {
         self.expect(0, 0, &["init", "--target", &one, "--target", &two, "--sector-min", "16MiB"])?;
         // Nothing begins by itself.
         self.expect(0, 0, &["schedule", "remove", "daily"])?;
+        self.join_all()?;
+        self.add_source(source, 2)
+    }
+
+    /// Makes a zone with one directory, not up yet.
+    #[cfg(feature = "tale")]
+    pub fn begin(&self, directory: &Path) -> Result<()> {
+        self.expect(0, 0, &["init", "--target", &directory.display().to_string(), "--sector-min", "1MiB"])?;
+        self.expect(0, 0, &["schedule", "remove", "daily"])?;
+        Ok(())
+    }
+
+    /// Starts the first node and lets the others in.
+    pub fn join_all(&mut self) -> Result<()> {
         self.start(0)?;
         for i in 1..NODES {
             let mut invite = self.command(0, &["--quiet", "node", "invite", "--name", &format!("node{i}")])?;
@@ -97,13 +111,48 @@ impl Fleet {
             ensure!(invite.wait()?.success(), "the invite failed");
             self.start(i)?;
         }
-        let folder = source.dir.display().to_string();
-        self.expect(0, 0, &["source", "add", &folder, "--shared", "--copies", "2"])?;
         let begun = Instant::now();
         while self.client(0)?.status()?.voters.len() < NODES {
             ensure!(begun.elapsed() < UP, "the nodes do not all get a vote");
             std::thread::sleep(Duration::from_millis(50));
         }
+        Ok(())
+    }
+
+    /// Makes a folder that all nodes reach a source.
+    pub fn add_source(&self, source: &Source, copies: u8) -> Result<()> {
+        let folder = source.dir.display().to_string();
+        self.expect(0, 0, &["source", "add", &folder, "--shared", "--copies", &copies.to_string()])?;
+        Ok(())
+    }
+
+    /// The 24 words, from the recovery kit of the first node.
+    #[cfg(feature = "tale")]
+    pub fn words(&self) -> Result<String> {
+        let page = std::fs::read_to_string(self.home(0).join("recovery-kit.html"))?;
+        let word = |w: &str| Some(w.split_once("</span>")?.1.split_once("</li>")?.0.to_owned());
+        let words: Vec<String> = page.split("<li><span>").skip(1).take(24).filter_map(word).collect();
+        ensure!(words.len() == 24, "the kit has {} words", words.len());
+        Ok(words.join(" "))
+    }
+
+    /// All nodes die, and their disks with them.
+    #[cfg(feature = "tale")]
+    pub fn lose_all(&mut self) -> Result<()> {
+        for i in self.alive() {
+            self.kill(i)?;
+        }
+        (0..NODES).try_for_each(|i| Ok(std::fs::remove_dir_all(self.home(i))?))
+    }
+
+    /// On a new machine, which takes the first node's place: everything back, from one target and the words.
+    #[cfg(feature = "tale")]
+    pub fn recover(&self, words: &str, url: &str, credentials: &Path, to: &Path) -> Result<()> {
+        let (to, credentials) = (to.display().to_string(), credentials.display().to_string());
+        let args = ["recover", "--target", url, "--credentials-file", &credentials, "--to", &to];
+        let o = self.command(0, &args)?.env("ZONEWARD_PASSPHRASE", words).output()?;
+        let said = format!("{}{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
+        ensure!(o.status.success(), "recover ended with {:?}: {said}", o.status.code());
         Ok(())
     }
 

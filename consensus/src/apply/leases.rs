@@ -99,6 +99,7 @@ fn is_open(c: &Change<'_>, work: &Work) -> bool {
             sealed && c.state.targets.contains_key(&target) && sectors::place_free(c, sector, target, free).is_ok()
         }
         Work::WriteSystem { checkpoint } => in_state(checkpoint, CheckpointState::Stored),
+        Work::Audit { target, copy } => c.state.copies.get(&copy).is_some_and(|k| k.is_stored() && k.target == target),
         Work::Publish { target } => c.state.targets.contains_key(&target),
         Work::RemoveIncoming { copy, .. } => c.state.copies.get(&copy).is_some_and(|k| k.state == CopyState::Abandoned),
         Work::ResumeCheckpoint { .. } | Work::StoreCheckpoint { .. } | Work::FinishCheckpoint { .. } => false,

@@ -3,6 +3,7 @@
 use zoneward_sectors::ids::{NodeId, SourceId};
 
 use super::{Applied, Change, Refusal, Row, checkpoints, name_ok};
+use crate::audits::Audits;
 use crate::command::Command;
 use crate::limits::{CRON_LEN_MAX, DFS_NAMES_MAX, LIMITS_MAX, SCHEDULES_MAX};
 use crate::names::{is_name, is_place, name_of};
@@ -46,6 +47,15 @@ pub fn set_conditions(c: &mut Change<'_>, conditions: Conditions) -> Applied {
         return Err(Refusal::Range("a percentage"));
     }
     c.state.policy.conditions = conditions;
+    c.rows.insert(Row::Policy);
+    Ok(())
+}
+
+pub fn set_audits(c: &mut Change<'_>, audits: Audits) -> Applied {
+    if !audits.is_valid() {
+        return Err(Refusal::Range("how often copies are looked at"));
+    }
+    c.state.policy.audits = audits;
     c.rows.insert(Row::Policy);
     Ok(())
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use zoneward_sectors::ids::{CopyId, LayerId, SectorId, TargetId};
 
 use super::{Applied, Change, Refusal, Row, leases};
+use crate::audits::{Audited, Found, SILENT_MAX};
 use crate::command::Command;
-use crate::limits::COPIES_MAX;
-use crate::model::{CheckpointState, Copy, CopyState, Part, RawSector, SectorState};
+use crate::limits::{COPIES_MAX, TROUBLE_LEN_MAX};
+use crate::model::{CheckpointState, Copy, CopyState, Part, RawSector, SectorState, Silent};
 use crate::planted::{Bug, planted};
 use crate::work::Work;
 
@@ -80,6 +81,9 @@ pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
         stored_ms: 0,
         verified_ms: None,
         read_ms: None,
+        audited_ms: None,
+        silent: None,
+        trouble: None,
         lease: c.lease,
     };
     c.state.copies.insert(*copy, record);
@@ -95,7 +99,7 @@ pub(super) fn place_free(c: &Change<'_>, sector: SectorId, target: TargetId, own
         .state
         .copies
         .values()
-        .filter(|k| k.sector == sector && holds_room(k.state) && Some(k.id) != own)
+        .filter(|k| k.sector == sector && holds_room(k.state) && c.state.stays(k) && Some(k.id) != own)
         .any(|k| k.target == target || (wanted.is_some() && domain(&k.target) == wanted));
     if clash { Err(Refusal::SameTarget) } else { Ok(()) }
 }
@@ -258,6 +262,13 @@ pub fn mark(c: &mut Change<'_>, copy: CopyId, state: CopyState) -> Applied {
     }
     if let Some(k) = c.state.copies.get_mut(&copy) {
         k.state = state;
+        match state {
+            CopyState::Stored => (k.silent, k.trouble) = (None, None),
+            CopyState::Damaged => {
+                k.trouble = k.trouble.take().or_else(|| Some("wrong bytes were read: it is damaged".into()))
+            }
+            _ => k.trouble = k.trouble.take().or_else(|| Some("its target does not list it".into())),
+        }
         c.rows.insert(Row::Copy(copy));
     }
     Ok(())
@@ -276,12 +287,50 @@ pub fn raise_copies(c: &mut Change<'_>, sectors: &[SectorId], copies: u8) -> App
     Ok(())
 }
 
-pub fn verified(c: &mut Change<'_>, copies: &[CopyId], read: bool) -> Applied {
+/// What looking at copies came to. Of a copy that is not stored any more nothing is to be learnt.
+pub fn audited(c: &mut Change<'_>, results: &[Audited]) -> Applied {
+    for r in results {
+        let target = c.state.copies.get(&r.copy).ok_or(Refusal::Unknown("the copy"))?.target;
+        leases::held(c, c.state.lease_of(&Work::Audit { target, copy: r.copy }).map(|l| l.epoch))?;
+        if let Found::Wrong { why } | Found::Gone { why } | Found::Silent { why } = &r.found
+            && (why.len() > TROUBLE_LEN_MAX || why.chars().any(char::is_control))
+        {
+            return Err(Refusal::Range("what is wrong with a copy"));
+        }
+    }
+    let (now, silence_ms) = (c.now, u64::from(c.state.policy.audits.silence_s) * 1000);
+    for r in results {
+        let Some(k) = c.state.copies.get_mut(&r.copy).filter(|k| k.is_stored()) else { continue };
+        match &r.found {
+            Found::Whole { all } => {
+                (k.verified_ms, k.audited_ms, k.silent, k.trouble) = (Some(now), Some(now), None, None);
+                k.read_ms = if *all { Some(now) } else { k.read_ms };
+            }
+            Found::Wrong { why } => (k.state, k.trouble) = (CopyState::Damaged, Some(why.clone())),
+            Found::Gone { why } => (k.state, k.trouble) = (CopyState::Lost, Some(why.clone())),
+            Found::Silent { why } => {
+                let before = k.silent.unwrap_or(Silent { tries: 0, first_ms: now, last_ms: now });
+                let silent = Silent { tries: before.tries.saturating_add(1), last_ms: now, ..before };
+                (k.silent, k.trouble) = (Some(silent), Some(why.clone()));
+                if silent.tries >= SILENT_MAX && now.saturating_sub(silent.first_ms) >= silence_ms {
+                    k.state = CopyState::Lost;
+                }
+            }
+        }
+        c.rows.insert(Row::Copy(r.copy));
+    }
+    Ok(())
+}
+
+pub fn verified(c: &mut Change<'_>, copies: &[CopyId], read: bool, sampled: bool) -> Applied {
     for copy in copies {
         if let Some(k) = c.state.copies.get_mut(copy).filter(|k| !k.is_open()) {
             k.verified_ms = Some(c.now);
             if read {
                 k.read_ms = Some(c.now);
+            }
+            if read || sampled {
+                (k.audited_ms, k.silent) = (Some(c.now), None);
             }
             c.rows.insert(Row::Copy(*copy));
         }

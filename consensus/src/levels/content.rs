@@ -73,6 +73,11 @@ impl Content {
         self.on.get(&sector).into_iter().flatten().copied()
     }
 
+    /// Those of them that are to go on holding it.
+    fn staying(&self, state: &State, sector: SectorId) -> impl Iterator<Item = TargetId> {
+        self.targets_of(sector).filter(|t| state.targets.get(t).is_some_and(|t| !t.leaving))
+    }
+
     /// Sectors that the newest content of the zone's sources lies in.
     pub fn in_use(&self, state: &State) -> BTreeSet<SectorId> {
         let newest = state.sources.keys().map(|s| self.of_source(*s));
@@ -83,7 +88,7 @@ impl Content {
     pub fn missing(&self, state: &State) -> Option<Cause> {
         let (mut copies, mut short) = (0, false);
         for s in self.in_use(state).iter().filter_map(|s| state.sectors.get(s)) {
-            let lacks = u64::from(s.copies_wanted).saturating_sub(self.targets_of(s.id).count() as u64);
+            let lacks = u64::from(s.copies_wanted).saturating_sub(self.staying(state, s.id).count() as u64);
             copies += lacks;
             short |= lacks > self.room(state, s.id);
         }
@@ -93,7 +98,7 @@ impl Content {
     /// How many more copies of a sector the zone's targets have room for: one for each target and failure domain.
     fn room(&self, state: &State, sector: SectorId) -> u64 {
         let domain = |t: &TargetId| state.targets.get(t).and_then(|t| t.domain.as_deref());
-        let mut used: Vec<TargetId> = self.targets_of(sector).collect();
+        let mut used: Vec<TargetId> = self.staying(state, sector).collect();
         let before = used.len();
         for t in state.usable_targets() {
             if used.iter().all(|u| *u != t.id && (t.domain.is_none() || domain(u) != t.domain.as_deref())) {
@@ -103,17 +108,33 @@ impl Content {
         (used.len() - before) as u64
     }
 
-    /// Copies that are damaged or lost and not replaced: neither on their target nor, in number, elsewhere.
-    pub fn damaged(&self, state: &State) -> u64 {
+    /// Sectors in use, and what tells of them.
+    fn needed(&self, state: &State) -> BTreeSet<SectorId> {
         let system = crate::plan::newest_system(state).map(|s| s.id);
-        let mut used = self.in_use(state);
-        used.extend(system);
+        self.in_use(state).into_iter().chain(system).collect()
+    }
+
+    /// Copies in use that nobody has looked at for too long.
+    pub fn unaudited(&self, state: &State, now_ms: u64) -> Option<Cause> {
+        let long_ms = 2 * u64::from(state.policy.audits.every_s) * 1000;
+        let used = self.needed(state);
+        let old = state.copies.values().filter(|c| c.is_stored() && used.contains(&c.sector));
+        let old: Vec<_> = old.filter(|c| now_ms.saturating_sub(c.proved_ms()) > long_ms).collect();
+        let oldest = old.iter().min_by_key(|c| (c.proved_ms(), c.id))?;
+        Some(Cause::Unaudited { copies: old.len() as u64, target: super::target_name(state, oldest.target) })
+    }
+
+    /// Copies that are damaged or lost and not replaced: neither on their target nor, in number, elsewhere; with the
+    /// targets they lay on.
+    pub fn damaged(&self, state: &State) -> (u64, BTreeSet<TargetId>) {
+        let used = self.needed(state);
         let bad = state.copies.values().filter(|c| matches!(c.state, CopyState::Damaged | CopyState::Lost));
         let open = bad.filter(|c| used.contains(&c.sector)).filter(|c| {
             let wanted = state.sectors.get(&c.sector).map_or(0, |s| usize::from(s.copies_wanted));
             self.targets_of(c.sector).all(|t| t != c.target) && self.targets_of(c.sector).count() < wanted
         });
-        open.count() as u64
+        let open: Vec<TargetId> = open.map(|c| c.target).collect();
+        (open.len() as u64, open.into_iter().collect())
     }
 
     /// Sectors of which nothing is left and that only older content, or content of removed sources, lies in.

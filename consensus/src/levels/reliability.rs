@@ -125,9 +125,11 @@ impl<'a> World<'a> {
             found.push(Finding { number: 1, cause: Cause::WrongTarget { target: target_name(self.state, *t) } });
         }
         let (damaged, before) = (self.content.damaged(self.state), self.content.damaged_before(self.state));
-        if damaged > 0 {
-            found.push(Finding { number: 1, cause: Cause::CopiesDamaged { copies: damaged } });
+        if damaged.0 > 0 {
+            let targets = damaged.1.iter().map(|t| target_name(self.state, *t)).collect();
+            found.push(Finding { number: 1, cause: Cause::CopiesDamaged { copies: damaged.0, targets } });
         }
+        found.extend(self.content.unaudited(self.state, self.now_ms).map(|cause| Finding { number: 1, cause }));
         if before > 0 {
             found.push(Finding { number: 1, cause: Cause::OlderDamaged { sectors: before } });
         }

@@ -109,6 +109,23 @@ fn damage_is_shown_until_it_is_healed() {
 }
 
 #[test]
+fn copies_that_nobody_looks_at_are_told_of() {
+    let found = |z: &Z| {
+        let levels = z.levels();
+        let mut all = levels.reliability.also.iter().map(|f| f.cause.clone());
+        all.find(|c| matches!(c, Cause::Unaudited { .. }))
+    };
+    let mut z = Z::good();
+    z.now += 13 * 24 * zone::HOUR;
+    assert_eq!(found(&z), None);
+    z.now += 2 * 24 * zone::HOUR;
+    assert_eq!(found(&z), Some(Cause::Unaudited { copies: 4, target: "t1".into() }));
+    let one = z.state.copies.values_mut().find(|c| c.is_stored()).unwrap();
+    one.audited_ms = Some(z.now);
+    assert!(matches!(found(&z), Some(Cause::Unaudited { copies: 3, .. })));
+}
+
+#[test]
 fn a_full_backup_is_the_way_out_when_no_copy_is_left() {
     let mut z = Z::good();
     z.mark(0, 1, CopyState::Damaged);

@@ -1,10 +1,10 @@
 //! What is asked of the records: lookups and selections, without a change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Checkpoint, CheckpointKind, CheckpointState, LayerId, Lease, NodeId, SectorId, Source, SourceId, State, Target,
-    Task, TaskState,
+    Checkpoint, CheckpointKind, CheckpointState, Copy, LayerId, Lease, NodeId, SectorId, Source, SourceId, State,
+    Target, TargetId, Task, TaskState,
 };
 use crate::work::Work;
 
@@ -91,7 +91,36 @@ impl State {
 
     /// Targets that may be given sectors.
     pub fn usable_targets(&self) -> impl Iterator<Item = &Target> {
-        self.targets.values().filter(|t| !t.paused)
+        self.targets.values().filter(|t| !t.paused && !t.leaving)
+    }
+
+    /// Whether a copy stands for its target: it is not on one that is to hold nothing any more.
+    pub fn stays(&self, copy: &Copy) -> bool {
+        self.targets.get(&copy.target).is_some_and(|t| !t.leaving)
+    }
+
+    /// Sectors on this target, of those that are needed, that lack stored copies elsewhere, as far as there are other targets for them.
+    pub fn left_on(&self, target: TargetId) -> usize {
+        let newest = crate::plan::newest_system(self).map(|s| s.id);
+        let needed = |c: &&Copy| self.sectors.get(&c.sector).is_some_and(|s| !s.system || Some(s.id) == newest);
+        let others = self.usable_targets().filter(|t| t.id != target).count();
+        let mut here: BTreeMap<SectorId, usize> = BTreeMap::new();
+        let stored = || self.copies.values().filter(|c| c.is_stored()).filter(needed);
+        here.extend(stored().filter(|c| c.target == target).map(|c| (c.sector, 0)));
+        for c in stored().filter(|c| c.target != target && self.stays(c)) {
+            here.entry(c.sector).and_modify(|n| *n += 1);
+        }
+        let wanted = |s: &SectorId| self.sectors.get(s).map_or(0, |s| usize::from(s.copies_wanted));
+        here.iter().filter(|(s, n)| **n < wanted(s).min(others).max(1)).count()
+    }
+
+    /// Sealed sectors that are needed and have a stored copy nowhere but on this target.
+    pub fn only_on(&self, target: TargetId) -> BTreeSet<SectorId> {
+        let newest = crate::plan::newest_system(self).map(|s| s.id);
+        let needed = |c: &&Copy| self.sectors.get(&c.sector).is_some_and(|s| !s.system || Some(s.id) == newest);
+        let stored = || self.copies.values().filter(|c| c.is_stored()).filter(needed);
+        let elsewhere: BTreeSet<SectorId> = stored().filter(|c| c.target != target).map(|c| c.sector).collect();
+        stored().filter(|c| c.target == target && !elsewhere.contains(&c.sector)).map(|c| c.sector).collect()
     }
 
     /// The lease that holds this work.

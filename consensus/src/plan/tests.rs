@@ -19,6 +19,7 @@ fn obey(state: &mut State, work: Work, fresh: &mut u8, dead: &[TargetId]) {
     let number = |t: TargetId| t.0[15];
     match work {
         Work::ResumeCheckpoint { .. } | Work::Pack { .. } | Work::StoreCheckpoint { .. } | Work::Stage { .. } => {}
+        Work::Audit { .. } => panic!("audits are planned by themselves"),
         Work::RemoveIncoming { target, .. } | Work::Copy { target, .. } | Work::Publish { target }
             if dead.contains(&target) => {}
         Work::RemoveIncoming { copy, .. } => all_done(state, &[Command::AbandonCopy { copy }]),
@@ -114,6 +115,22 @@ fn paused_targets_get_nothing_and_lost_copies_are_made_again() {
         all_done(&mut state, &[Command::MarkCopy { copy, state: CopyState::Damaged }]);
     }
     assert!(!plan(&state, 0).iter().any(|w| matches!(w, Work::Copy { .. })));
+}
+
+#[test]
+fn a_copy_goes_where_some_node_can_bring_it() {
+    let mut state = after(&backed_up());
+    let to = |state: &State| {
+        let plan = plan(state, 0);
+        let copy = plan.iter().find_map(|w| match w {
+            Work::Copy { sector, target } if *sector == s::sector(1) => Some(target.0[15]),
+            _ => None,
+        });
+        copy.unwrap()
+    };
+    assert_eq!(to(&state), 2, "by number where nobody says what is reached");
+    state.targets.get_mut(&s::target(3)).unwrap().reached_by.insert(s::node());
+    assert_eq!(to(&state), 3);
 }
 
 #[test]

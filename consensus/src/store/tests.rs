@@ -251,14 +251,14 @@ fn the_log_holds_what_was_applied_and_is_trimmed() {
     let id = LogId::new(CommittedLeaderId::new(1, s::node()), LOG_KEPT - 1);
     (store.ledger.head.last, store.ledger.head.applied) = (Some(id), Some(id));
     for _ in 0..3 {
-        propose(&mut store, &Command::Verified { copies: Vec::new(), read: false }).unwrap();
+        propose(&mut store, &Command::Verified { copies: Vec::new(), read: false, sampled: false }).unwrap();
     }
     let kept = store.ledger.entries(.., usize::MAX).unwrap();
     let indexes: Vec<u64> = kept.iter().map(|e| e.log_id.index).collect();
     assert_eq!(indexes, [LOG_KEPT, LOG_KEPT + 1, LOG_KEPT + 2], "entries 0 and 1 are gone");
     assert_eq!(store.ledger.head.purged.map(|id| id.index), Some(1));
     let EntryPayload::Normal(entry) = &kept[2].payload else { panic!("{:?}", kept[2]) };
-    assert_eq!(entry.command().unwrap(), Command::Verified { copies: Vec::new(), read: false });
+    assert_eq!(entry.command().unwrap(), Command::Verified { copies: Vec::new(), read: false, sampled: false });
 }
 
 /// At every sync of the story the power is cut in several ways: what opens again is the state of the last acknowledged

@@ -68,6 +68,8 @@ endpoints!(
     schedules::remove_schedule,
     schedules::conditions,
     schedules::set_conditions,
+    schedules::audits,
+    schedules::set_audits,
     schedules::limits,
     schedules::set_limits,
     stream::events,

@@ -17,7 +17,7 @@ use super::{Answer, Shared, views};
 use crate::units::show_path;
 
 /// Every metric: name, type, meaning.
-pub const METRICS: [(&str, &str, &str); 23] = [
+pub const METRICS: [(&str, &str, &str); 24] = [
     ("zoneward_build_info", "gauge", "1; the release as a label"),
     ("zoneward_last_checkpoint_timestamp_seconds", "gauge", "The moment that the newest backup of a source is of"),
     (
@@ -36,8 +36,9 @@ pub const METRICS: [(&str, &str, &str); 23] = [
     (
         "zoneward_audit_oldest_timestamp_seconds",
         "gauge",
-        "When that copy on a target was written or last read whole for which this is longest ago",
+        "When that copy on a target was written or last read, in part or whole, for which this is longest ago",
     ),
+    ("zoneward_audit_silent_copies", "gauge", "Copies of a target that did not answer when they were last looked at"),
     ("zoneward_target_paused", "gauge", "1 if a target is given nothing new"),
     ("zoneward_reliability_level", "gauge", "How safe the data is, 1 (best) to 7, as this node sees it"),
     ("zoneward_availability_level", "gauge", "What can be done now, 1 (best) to 7, as this node sees it"),
@@ -124,6 +125,7 @@ fn source_names(state: &State) -> BTreeMap<SourceId, String> {
 struct OnTarget {
     states: BTreeMap<&'static str, u64>,
     used: u64,
+    silent: u64,
     oldest_ms: Option<u64>,
 }
 
@@ -192,15 +194,16 @@ impl Figures<'_> {
             };
             *of.states.entry(word).or_default() += 1;
             if c.is_stored() {
-                let read = c.read_ms.unwrap_or(c.stored_ms);
+                let proved = c.proved_ms();
                 of.used += c.stored_len;
-                of.oldest_ms = Some(of.oldest_ms.map_or(read, |r| r.min(read)));
+                of.silent += u64::from(c.silent.is_some());
+                of.oldest_ms = Some(of.oldest_ms.map_or(proved, |r| r.min(proved)));
             }
         }
         let mut all: BTreeMap<&'static str, Samples> = BTreeMap::new();
         for t in self.state.targets.values() {
             let target = label("target", &t.name);
-            let OnTarget { states, used, oldest_ms } = copies.remove(&t.id).unwrap_or_default();
+            let OnTarget { states, used, silent, oldest_ms } = copies.remove(&t.id).unwrap_or_default();
             let mut put = |metric, labels: String, value: f64| all.entry(metric).or_default().push((labels, value));
             for word in ["open", "stored", "abandoned", "damaged", "lost"] {
                 let n = states.get(word).copied().unwrap_or(0);
@@ -208,6 +211,7 @@ impl Figures<'_> {
             }
             put("zoneward_target_up", target.clone(), f64::from(u8::from(!t.reached_by.is_empty())));
             put("zoneward_target_used_bytes", target.clone(), used as f64);
+            put("zoneward_audit_silent_copies", target.clone(), silent as f64);
             put("zoneward_target_paused", target.clone(), f64::from(u8::from(t.paused)));
             if let Some(ms) = oldest_ms {
                 put("zoneward_audit_oldest_timestamp_seconds", target, ms as f64 / 1000.0);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zoneward_actors::clock::now_ms;
 use zoneward_actors::engine::calendar::{self, Stands};
+use zoneward_consensus::audits::Audits;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::limits::{LIMITS_MAX, NAME_LEN_MAX};
 use zoneward_consensus::model::{CheckpointKind, State};
@@ -86,6 +87,21 @@ pub struct ConditionsView {
     pub idle_load_percent: u8,
     /// Percent of the time in which something waits for its disks while it counts as idle.
     pub idle_io_percent: u8,
+}
+
+/// How stored copies are looked after. All of it is set at once.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Audits)]
+pub struct AuditsView {
+    /// Seconds in which each copy is looked at once, by random parts of it.
+    pub every_seconds: u32,
+    /// Seconds in which all of each copy is read once; 0: never. No shorter than `every_seconds`.
+    pub read_seconds: u32,
+    /// The same on s3:// targets, where reading is often paid for.
+    pub s3_read_seconds: u32,
+    /// A copy that was asked for three times and has not answered for so many seconds counts as lost.
+    pub silence_seconds: u32,
 }
 
 /// All limits; the first that fits the hour counts.
@@ -289,6 +305,51 @@ pub async fn set_conditions(shared: Zone, req: HttpRequest, body: web::Json<Cond
     let wanted = Conditions { on_battery, on_metered, idle_load_percent, idle_io_percent };
     let state = change(&shared, digest, Command::SetConditions { conditions: wanted }).await?;
     show_conditions(&req, &state)
+}
+
+/// How stored copies are looked after.
+#[utoipa::path(tag = "schedules", security(("token" = ["status:read"])), params(Look), responses((status = 200, body = AuditsView)))]
+#[get("/api/v1/audits")]
+pub async fn audits(shared: Zone, req: HttpRequest, q: web::Query<Look>) -> Answer {
+    let state = shared.view(q.min_revision).await?;
+    show_audits(&req, &state)
+}
+
+fn show_audits(req: &HttpRequest, state: &State) -> Answer {
+    let a = &state.policy.audits;
+    let view = AuditsView {
+        every_seconds: a.every_s,
+        read_seconds: a.read_s,
+        s3_read_seconds: a.paid_read_s,
+        silence_seconds: a.silence_s,
+    };
+    reply::seen(req, state.revision, Some(&seen::of_audits(a)), &view)
+}
+
+/// Sets how stored copies are looked after.
+#[utoipa::path(tag = "schedules", security(("token" = ["config:write"])), request_body = AuditsView,
+    params(("If-Match" = String, Header, description = "ETag of the audits as they were read")),
+    responses((status = 200, body = AuditsView)))]
+#[put("/api/v1/audits")]
+pub async fn set_audits(shared: Zone, req: HttpRequest, body: web::Json<AuditsView>) -> Answer {
+    let state = shared.view(None).await?;
+    let digest = seen::of_audits(&state.policy.audits);
+    reply::if_match(&req, &digest)?;
+    let v = body.into_inner();
+    let wanted = Audits {
+        every_s: v.every_seconds,
+        read_s: v.read_seconds,
+        paid_read_s: v.s3_read_seconds,
+        silence_s: v.silence_seconds,
+    };
+    if !wanted.is_valid() {
+        return Err(Problem::value(
+            "/every_seconds",
+            "above 0, no longer than the other two that are not 0, and none above ten years",
+        ));
+    }
+    let state = change(&shared, digest, Command::SetAudits { audits: wanted }).await?;
+    show_audits(&req, &state)
 }
 
 /// What work may use in some hours of the day.

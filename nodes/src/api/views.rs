@@ -204,6 +204,8 @@ pub struct TargetView {
     pub domain: Option<String>,
     /// It gets nothing new.
     pub paused: bool,
+    /// It is to hold nothing any more: copies are made on others.
+    pub evacuating: bool,
     pub added: String,
     /// Number of the head that it shows.
     pub head: Option<u64>,
@@ -224,6 +226,7 @@ impl TargetView {
             url: plain_url(&t.url),
             domain: t.domain.clone(),
             paused: t.paused,
+            evacuating: t.leaving,
             added: utc_time(t.added_ms),
             head: t.pointer.map(|p| p.n),
             copies,
@@ -395,8 +398,12 @@ pub struct CopyView {
     pub stored: Option<String>,
     /// When it, or its metadata, was last found whole.
     pub verified: Option<String>,
+    /// When parts of it were last read and found right.
+    pub audited: Option<String>,
     /// When its every byte was last read and found whole.
     pub read: Option<String>,
+    /// What was found wrong with it, or why it did not answer, in words.
+    pub trouble: Option<String>,
 }
 
 /// A raw sector and its copies.
@@ -458,7 +465,9 @@ fn copy(c: &Copy) -> CopyView {
         stored_bytes: c.stored_len,
         stored: (!c.is_open()).then(|| utc_time(c.stored_ms)),
         verified: c.verified_ms.map(utc_time),
+        audited: c.audited_ms.map(utc_time),
         read: c.read_ms.map(utc_time),
+        trouble: c.trouble.clone(),
     }
 }
 

@@ -12,6 +12,8 @@ pub enum ScheduleCommand {
     Remove { name: String },
     /// When scheduled work is left alone, and when a node counts as idle
     Conditions(ConditionArgs),
+    /// How often stored copies are looked at, and when silence counts as loss
+    Audits(AuditArgs),
     /// What work may use in some hours of the day; a window without a limit is free again
     Limit(LimitArgs),
 }
@@ -76,6 +78,23 @@ pub struct ConditionArgs {
     /// Percent of the time in which something waits for disks while it counts as idle [at first: 20]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub idle_io: Option<u8>,
+}
+
+/// Times are a number and a unit, as in 7d, 12h, 30min or 90s.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// In so long a time each copy is looked at once: what makes it that copy, and 16 random MiB of it [at first: 7d]
+    #[arg(long, value_name = "TIME", value_parser = crate::units::parse_time)]
+    pub every: Option<u32>,
+    /// In so long a time all of each copy is read once; never takes it away [at first: 30d]
+    #[arg(long, value_name = "TIME|never", value_parser = crate::units::parse_time_or_never)]
+    pub read_all: Option<u32>,
+    /// The same on s3:// targets, where reading is often paid for [at first: 180d]
+    #[arg(long, value_name = "TIME|never", value_parser = crate::units::parse_time_or_never)]
+    pub read_all_s3: Option<u32>,
+    /// A copy that was asked for three times and has not answered for so long counts as lost [at first: 24h]
+    #[arg(long, value_name = "TIME", value_parser = crate::units::parse_time)]
+    pub silence: Option<u32>,
 }
 
 #[derive(Debug, Args)]

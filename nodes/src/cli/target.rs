@@ -32,6 +32,47 @@ pub enum TargetCommand {
         /// Its name
         target: String,
     },
+    /// Change a target's name, place or failure domain; at a new place it must be the same target
+    Set {
+        /// Its name
+        target: String,
+        /// Its new name
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Where it is now; it is opened there first
+        #[arg(long)]
+        url: Option<String>,
+        /// File with its credentials at the new place: JSON, readable by you alone (docs/cli.md)
+        #[arg(long, env = "ZONEWARD_CREDENTIALS_FILE", value_name = "FILE", requires = "url")]
+        credentials_file: Option<PathBuf>,
+        /// Its failure domain; none takes it away
+        #[arg(long)]
+        domain: Option<String>,
+    },
+    /// Try a target: what it can do, how fast it writes and reads; nothing is left behind
+    Test {
+        /// Its name
+        target: String,
+        /// How much is written and read
+        #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = crate::units::parse_rate)]
+        size: u64,
+    },
+    /// Make copies elsewhere of all that a target holds, and give it nothing new; then it can be removed
+    Evacuate {
+        /// Its name
+        target: String,
+        /// It is to stay after all
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Forget a target, if all that is needed lies elsewhere too; what it holds is left as it is
+    Remove {
+        /// Its name
+        target: String,
+        /// Also where it holds the only copy of something: that is lost to the zone
+        #[arg(long)]
+        lose_copies: bool,
+    },
     /// Give a target other credentials; they are tried first
     Credentials {
         /// Its name

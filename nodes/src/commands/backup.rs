@@ -90,6 +90,7 @@ fn chosen_sources(zone: &mut Zone, a: &BackupArgs, remembered: &mut Vec<Remember
 }
 
 pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
+    super::recover::refuse_while_pending(&super::home(g)?)?;
     let mut zone = open(g)?;
     for u in zone.unreachable() {
         out.warn(format!("target {} cannot be used: {}", u.name, crate::errors::chain(&u.error)));

@@ -33,8 +33,9 @@ pub fn check(g: &Global, out: Out, a: &CheckArgs) -> Result<i32, Failure> {
     note(&mut zone, &report, depth)?;
     if !report.whole.is_empty() {
         let read = depth == Depth::Everything;
+        let sampled = depth != Depth::Metadata;
         for copies in report.whole.chunks(zoneward_consensus::limits::VERIFIED_MAX) {
-            zone.propose(Command::Verified { copies: copies.to_vec(), read })?;
+            zone.propose(Command::Verified { copies: copies.to_vec(), read, sampled })?;
         }
     }
     Ok(code)
@@ -99,7 +100,7 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &CheckReport, seconds: f64) -> i32 
     out.json(&serde_json::json!({
         "type": "summary", "schema": "zoneward.check/1", "clean": r.is_clean(), "sectors": r.sectors, "copies": r.copies,
         "bytes_read": r.bytes_read, "segments_read": r.segments_read, "catalogs": r.catalogs, "entries": r.entries,
-        "unknown_sectors": r.unknown, "seconds": seconds,
+        "unknown_sectors": r.unknown, "replaced_system_sectors": r.replaced, "seconds": seconds,
         "findings": r.findings.iter().map(|f| serde_json::json!({
             "target": f.target.as_ref().map(name), "sector": f.sector, "copy": f.copy, "what": f.what, "damage": f.damage,
         })).collect::<Vec<_>>(),
@@ -126,6 +127,10 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &CheckReport, seconds: f64) -> i32 
             "{} on targets that the zone does not know (left alone)",
             plural(r.unknown, "sector", "sectors")
         ));
+    }
+    if r.replaced > 0 {
+        let old = plural(r.replaced, "older system sector", "older system sectors");
+        out.say(format!("left out: {old}, which newer ones replaced and nothing needs"));
     }
     let read = if r.bytes_read > 0 { format!(", {} read", bytes(r.bytes_read)) } else { String::new() };
     out.say(format!(

@@ -13,7 +13,7 @@ use zoneward_sectors::keyfile::{KeyFileError, OwnerKeyFile, Words};
 use zoneward_sectors::owner::OwnerKeys;
 use zoneward_targets::ObjectName;
 
-use super::make::{kit_for, rsa_size, write_kit};
+use super::make::{kit_for, rsa_size};
 use super::open;
 use crate::cli::{Global, KeyCommand};
 use crate::errors::{Failure, exit};
@@ -185,5 +185,6 @@ fn write_rotated_kit(
     replace_with_kit(zone, words, kit, file)?;
     zone.propose(Command::SetOwnerKey { fingerprint: keys.public().fingerprint(), public })?;
     // Once more, now with the new fingerprint on it.
-    write_kit(zone, words, kit)
+    stage(&zone.home, kit_for(zone, words, kit)?.as_bytes(), kit, &file.to_bytes())?;
+    settle(&zone.home, false).map(drop)
 }

@@ -209,6 +209,11 @@ pub fn find(g: &Global, out: Out, a: &FindArgs) -> Result<i32, Failure> {
 
 /// What differs between two entries of one path, in words.
 fn difference(a: &Entry, b: &Entry) -> Option<&'static str> {
+    let names = |e: &Entry| matches!(e.meta.kind, Kind::File | Kind::HardLink);
+    if a.meta.kind != b.meta.kind && names(a) && names(b) {
+        // One name of a file is stored with its content, the others point to it: which one that is, is no change of the file.
+        return Some(if (a.meta.size, a.meta.mtime) == (b.meta.size, b.meta.mtime) { "metadata" } else { "content" });
+    }
     if a.meta.kind != b.meta.kind {
         return Some("type");
     }

@@ -36,11 +36,14 @@ pub(crate) struct Selection {
 
 impl Selection {
     fn new(a: &RestoreArgs) -> Result<Self, Failure> {
-        let mut paths = Vec::new();
-        for p in &a.paths {
-            paths.push(as_stored(p)?.as_os_str().as_bytes().to_vec());
-        }
-        Ok(Self { paths, include: globs(&a.include)?, exclude: globs(&a.exclude)? })
+        Ok(Self { include: globs(&a.include)?, exclude: globs(&a.exclude)?, ..Self::of_paths(&a.paths)? })
+    }
+
+    /// These paths and what lies below them; everything if there are none.
+    pub(crate) fn of_paths(paths: &[std::path::PathBuf]) -> Result<Self, Failure> {
+        let paths = paths.iter().map(|p| Ok(as_stored(p)?.as_os_str().as_bytes().to_vec()));
+        let paths = paths.collect::<Result<_, Failure>>()?;
+        Ok(Self { paths, include: Excludes::default(), exclude: Excludes::default() })
     }
 
     /// A pattern that fits a directory speaks for all below it.
@@ -50,7 +53,7 @@ impl Selection {
             || rules.matches(path.get(1..).unwrap_or_default(), path, is_dir)
     }
 
-    fn wants(&self, path: &[u8], is_dir: bool) -> bool {
+    pub(crate) fn wants(&self, path: &[u8], is_dir: bool) -> bool {
         (self.paths.is_empty() || self.paths.iter().any(|p| within(path, p)))
             && (self.include.is_empty() || Self::fits(&self.include, path, is_dir))
             && (self.exclude.is_empty() || !Self::fits(&self.exclude, path, is_dir))
@@ -61,11 +64,11 @@ pub fn restore(g: &Global, out: Out, a: &RestoreArgs) -> Result<i32, Failure> {
     let zone = open(g)?;
     let checkpoint = zone.state().find_checkpoint(&a.checkpoint)?.id;
     let selection = Selection::new(a)?;
-    if let Some(missing) = missing_path(&zone, checkpoint, &selection)? {
+    if let Some(gone) = missing(&zone, checkpoint, &selection)? {
         return Err(Failure::new(
             1602,
             exit::FAILED,
-            format!("checkpoint {} holds no {}", a.checkpoint, show_path(&missing)),
+            format!("checkpoint {} holds no {}", a.checkpoint, show_path(&gone)),
         )
         .help("zoneward ls CP PATH and zoneward find PATTERN show what there is"));
     }
@@ -93,7 +96,7 @@ pub fn restore(g: &Global, out: Out, a: &RestoreArgs) -> Result<i32, Failure> {
 }
 
 /// What is restored lies in the clear: not where whoever holds a target sees it, nor among the zone's own files.
-fn apart(zone: &Zone, to: &Path) -> Result<(), Failure> {
+pub(super) fn apart(zone: &Zone, to: &Path) -> Result<(), Failure> {
     let urls: Vec<Url> = zone.state().targets.values().filter_map(|t| t.url.parse().ok()).collect();
     let why = match target_around(to, &urls) {
         Some(target) => format!("whoever holds the target {} could read it", target.display()),
@@ -128,7 +131,7 @@ pub(crate) fn run(g: &Global, zone: &Zone, request: &RestoreRequest<'_>) -> Resu
 }
 
 /// A path that was asked for and is not there.
-fn missing_path(zone: &Zone, checkpoint: CheckpointId, s: &Selection) -> Result<Option<Vec<u8>>, Failure> {
+pub(super) fn missing(zone: &Zone, checkpoint: CheckpointId, s: &Selection) -> Result<Option<Vec<u8>>, Failure> {
     if s.paths.is_empty() {
         return Ok(None);
     }

@@ -6,17 +6,18 @@ use zoneward_actors::ambient::Ambient;
 use zoneward_actors::clock::now_ms;
 use zoneward_actors::engine::calendar::{self, Stands, Wait};
 use zoneward_actors::zone::Zone;
+use zoneward_consensus::audits::Audits;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::{CheckpointKind, State};
 use zoneward_consensus::policy::{Conditions, DAY_MIN, Limit, Schedule, Window};
 use zoneward_sectors::ids::{NodeId, SourceId};
 
 use super::{open, serving, source};
-use crate::cli::{ConditionArgs, Global, Kind, LimitArgs, Permit, ScheduleArgs, ScheduleCommand};
+use crate::cli::{AuditArgs, ConditionArgs, Global, Kind, LimitArgs, Permit, ScheduleArgs, ScheduleCommand};
 use crate::daemon::local::Status;
 use crate::errors::{Failure, exit};
 use crate::output::Out;
-use crate::units::{bytes, local_time, show_path, utc_time};
+use crate::units::{bytes, duration, local_time, show_path, utc_time};
 
 /// A node that was heard longer ago counts as away, ms.
 const FRESH_MS: u64 = 10_000;
@@ -35,6 +36,11 @@ pub fn schedule(g: &Global, out: Out, command: ScheduleCommand) -> Result<i32, F
             let conditions = conditions(zone.state().policy.conditions, &a);
             zone.propose(Command::SetConditions { conditions })?;
             Some(format!("scheduled work {}", said_of(&conditions)))
+        }
+        ScheduleCommand::Audits(a) => {
+            let audits = audits(zone.state().policy.audits, &a)?;
+            zone.propose(Command::SetAudits { audits })?;
+            Some(said_of_audits(&audits))
         }
         ScheduleCommand::Limit(a) => {
             let limits = limits(&zone.state().policy.limits, &a)?;
@@ -163,6 +169,33 @@ fn conditions(old: Conditions, a: &ConditionArgs) -> Conditions {
     }
 }
 
+fn audits(old: Audits, a: &AuditArgs) -> Result<Audits, Failure> {
+    let audits = Audits {
+        every_s: a.every.unwrap_or(old.every_s),
+        read_s: a.read_all.unwrap_or(old.read_s),
+        paid_read_s: a.read_all_s3.unwrap_or(old.paid_read_s),
+        silence_s: a.silence.unwrap_or(old.silence_s),
+    };
+    if !audits.is_valid() {
+        return Err(Failure::new(1815, exit::USAGE, "copies cannot be looked at so")
+            .why("a time is longer than ten years, or everything would be read more often than a part of it")
+            .help("give --read-all and --read-all-s3 a time no shorter than --every, or never"));
+    }
+    Ok(audits)
+}
+
+fn said_of_audits(a: &Audits) -> String {
+    let time = |s: u32| duration(f64::from(s));
+    let all = |s: u32| if s == 0 { "never".into() } else { format!("once in {}", time(s)) };
+    format!(
+        "each copy is looked at once in {}; read whole {}, on s3:// targets {}; silence counts as loss after {}",
+        time(a.every_s),
+        all(a.read_s),
+        all(a.paid_read_s),
+        time(a.silence_s)
+    )
+}
+
 fn said_of(c: &Conditions) -> String {
     let yes = |on: bool| if on { "runs" } else { "does not begin" };
     format!(
@@ -251,6 +284,7 @@ fn lines(state: &State, stands: &BTreeMap<String, Stands>) -> Vec<String> {
         out.push("no schedule: nothing is backed up unless somebody asks for it".into());
     }
     out.push(format!("scheduled work {}", said_of(&policy.conditions)));
+    out.push(said_of_audits(&policy.audits));
     for l in &policy.limits {
         let mut what = Vec::new();
         what.extend(l.upload_bytes_s.map(|n| format!("at most {}/s to targets", bytes(n))));
@@ -281,7 +315,7 @@ fn json(state: &State, stands: &BTreeMap<String, Stands>) -> serde_json::Value {
     };
     serde_json::json!({
         "schema": "zoneward.schedules/1", "schedules": state.policy.schedules.iter().map(schedule).collect::<Vec<_>>(),
-        "conditions": state.policy.conditions, "limits": state.policy.limits.iter().map(limit).collect::<Vec<_>>(),
+        "conditions": state.policy.conditions, "audits": state.policy.audits, "limits": state.policy.limits.iter().map(limit).collect::<Vec<_>>(),
     })
 }
 

@@ -53,7 +53,8 @@ fn list(zone: &Zone, out: Out) -> Result<i32, Failure> {
             "system": s.system, "checkpoint": s.checkpoint, "created": utc_time(s.created_ms), "copies_wanted": s.copies_wanted,
             "copies": copies.iter().map(|c| serde_json::json!({
                 "id": c.id, "target": target(&c.target), "state": c.state, "bytes": c.stored_len,
-                "verified": c.verified_ms.map(utc_time),
+                "verified": c.verified_ms.map(utc_time), "audited": c.audited_ms.map(utc_time),
+                "read": c.read_ms.map(utc_time), "trouble": c.trouble,
             })).collect::<Vec<_>>(),
         }));
         let on: Vec<String> =
@@ -67,6 +68,10 @@ fn list(zone: &Zone, out: Out) -> Result<i32, Failure> {
             local_time(s.created_ms),
             on.join(", ")
         ));
+        for c in copies.iter().filter(|c| c.trouble.is_some()) {
+            let why = c.trouble.as_deref().unwrap_or_default();
+            out.answer(format!("    {}: {why}", target(&c.target)));
+        }
     }
     out.json(&serde_json::json!({"schema": "zoneward.sectors/1", "sectors": rows}));
     Ok(0)

@@ -36,6 +36,12 @@ fn concerns(zone: &Zone, status: Option<&Status>) -> Vec<String> {
             zone.home.recovery_kit().display()
         ));
     }
+    for t in state.targets.values().filter(|t| t.leaving) {
+        all.push(match state.left_on(t.id) as u64 {
+            0 => format!("target {} is evacuated: zoneward target remove {}", t.name, t.name),
+            n => format!("target {} is being evacuated: {} left", t.name, plural(n, "sector is", "sectors are")),
+        });
+    }
     let newest = state.complete().last().copied();
     let unsteady: u64 = newest.into_iter().flat_map(|c| &c.tasks).map(|t| t.stats.unsteady).sum();
     if unsteady > 0 {

@@ -28,6 +28,7 @@ fn settings(a: &UpArgs) -> Result<Settings, Failure> {
 pub fn up(g: &Global, out: Out, a: &UpArgs) -> Result<i32, Failure> {
     let dir = home(g)?;
     let settings = settings(a)?;
+    super::recover::refuse_while_pending(&dir)?;
     let (api, no_api) = api::bind(a.api.as_deref())?;
     let stop = crate::interrupt::stop();
     let daemon = match Daemon::start(&dir, &settings, &stop) {

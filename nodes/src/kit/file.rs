@@ -110,6 +110,10 @@ pub fn settle(home: &Home, keep_old: bool) -> Result<Option<Settled>, Failure> {
             Some(Settled::Dropped)
         }
     };
+    // A cut write leaves words that nobody looks for.
+    for left in [fsx::left_beside(&kit), fsx::left_beside(&staged)] {
+        fsx::remove_file(&left).map_err(failed(&kit))?;
+    }
     fsx::remove_file(&record).map_err(failed(&kit))?;
     Ok(done)
 }

@@ -85,9 +85,15 @@ pub fn cause(c: &Cause) -> String {
         Cause::CopiesMissing { copies, short: true } => {
             format!("{} missing, and there are too few targets for them", plural(*copies, "copy is", "copies are"))
         }
-        Cause::CopiesDamaged { copies } => {
-            format!("{} damaged or lost and not made anew yet", plural(*copies, "copy is", "copies are"))
-        }
+        Cause::CopiesDamaged { copies, targets } => format!(
+            "{} damaged or lost and not made anew yet; on {}",
+            plural(*copies, "copy is", "copies are"),
+            targets.join(", ")
+        ),
+        Cause::Unaudited { copies, target } => format!(
+            "{} not been looked at for long, on {target} for longest",
+            plural(*copies, "copy has", "copies have")
+        ),
         Cause::OlderDamaged { sectors } => format!(
             "older checkpoints cannot be restored in full: no copy is left of {}",
             plural(*sectors, "sector", "sectors")
@@ -155,6 +161,7 @@ pub fn next(n: &Next) -> &'static str {
         Next::BackupFull => "store everything anew: no old copy is relied on then",
         Next::MendPaths { .. } => "let the node read these paths, or exclude them, and back up again",
         Next::MendSource { .. } => "mend what it says, then back it up",
+        Next::LookAtCopies => "read a part of every copy; a running daemon does that by itself",
         Next::NameDamage => "see which files of which checkpoints that means; today's data is not concerned",
         Next::Restore { .. } => "bring it back to a healthy disk, and back that up",
         Next::SaveWhatIsLeft { .. } => {

@@ -42,6 +42,7 @@ pub fn commands(next: &Next) -> Vec<String> {
         Next::Backup | Next::MakeCopies => one("zoneward backup"),
         Next::BackupFull => one("zoneward backup --full"),
         Next::MendPaths { path: p } | Next::MendSource { path: p } => vec![format!("zoneward backup {}", path(p))],
+        Next::LookAtCopies => one("zoneward check --read-data-subset 5%"),
         Next::NameDamage => one("zoneward check"),
         Next::Restore { path: p } => vec![format!("zoneward restore latest {} --to DIR", path(p))],
         Next::SaveWhatIsLeft { path: p } => vec![

@@ -25,7 +25,8 @@ fn causes() -> Vec<Cause> {
         Cause::AllLost,
         Cause::CopiesMissing { copies: 1, short: false },
         Cause::CopiesMissing { copies: 2, short: true },
-        Cause::CopiesDamaged { copies: 3 },
+        Cause::CopiesDamaged { copies: 3, targets: vec![target(), "nas".into()] },
+        Cause::Unaudited { copies: 1, target: target() },
         Cause::OlderDamaged { sectors: 1 },
         Cause::OriginalGone { source: source(), node: node() },
         Cause::Refused { source: source(), code: 1402, why: "not mounted".into() },
@@ -88,6 +89,7 @@ fn number(c: &Cause) -> usize {
         Cause::TargetAway { .. } => 28,
         Cause::Unreadable { .. } => 29,
         Cause::NothingWorks { .. } => 30,
+        Cause::Unaudited { .. } => 31,
     }
 }
 
@@ -111,7 +113,7 @@ fn words(line: &str) -> Vec<String> {
 #[test]
 fn every_advice_is_a_command_that_the_program_takes() {
     let known: std::collections::BTreeSet<usize> = causes().iter().map(number).collect();
-    assert_eq!(known, (0..31).collect());
+    assert_eq!(known, (0..32).collect());
     for c in causes() {
         let commands = next::commands(&c.next());
         assert!(!commands.is_empty(), "{c:?}");

@@ -73,7 +73,12 @@ pub fn cause(c: &Cause) -> String {
         Cause::CopiesMissing { copies, short: true } => {
             format!("还缺 {} 个副本，而备份目标不够", count(*copies))
         }
-        Cause::CopiesDamaged { copies } => format!("{} 个副本损坏或丢失，尚未重建", count(*copies)),
+        Cause::CopiesDamaged { copies, targets } => {
+            format!("{} 个副本损坏或丢失，尚未重建；所在的备份目标：{}", count(*copies), targets.join("、"))
+        }
+        Cause::Unaudited { copies, target } => {
+            format!("{} 个副本很久没有抽查，其中最久的在备份目标 {target} 上", count(*copies))
+        }
         Cause::OlderDamaged { sectors } => {
             format!("较早的检查点不能完整恢复：有 {} 个扇区已没有任何副本", count(*sectors))
         }
@@ -136,6 +141,7 @@ pub fn next(n: &Next) -> &'static str {
         Next::BackupFull => "全部重新存储，从此不再依赖旧副本",
         Next::MendPaths { .. } => "让节点可以读取这些路径，或者排除它们，再备份一次",
         Next::MendSource { .. } => "按提示修复，然后备份它",
+        Next::LookAtCopies => "读取每个副本的一部分；运行中的守护进程会自动进行",
         Next::NameDamage => "查看涉及哪些检查点的哪些文件；今天的数据不受影响",
         Next::Restore { .. } => "恢复到健康的磁盘上，并备份那里",
         Next::SaveWhatIsLeft { .. } => "尽可能让节点回来；否则查看丢失了什么，抢救剩余内容，再移除这个备份源",

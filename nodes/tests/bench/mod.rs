@@ -67,6 +67,16 @@ impl Bench {
         serde_json::from_slice(&o.stdout).unwrap()
     }
 
+    /// The 24 words, from the recovery kit in the home.
+    pub fn words(&self) -> String {
+        let page = fs::read_to_string(self.path("zone/recovery-kit.html")).unwrap();
+        let words = page.split("<li><span>").skip(1).take(24).map(|w| {
+            let (_, rest) = w.split_once("</span>").unwrap();
+            rest.split_once("</li>").unwrap().0.to_owned()
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+
     pub fn restored(&self, to: &str) -> PathBuf {
         self.path(to).join(self.path("src").strip_prefix("/").unwrap())
     }

@@ -150,7 +150,7 @@ impl Feed<'_> {
         let (file, meta, still, xattrs, spans) = match opened {
             Ok(all) => all,
             Err(e) => {
-                self.send(PieceBody::Failed { path: seen.path.clone(), error: e }, 0)?;
+                self.send(PieceBody::Failed { path: seen.path.clone(), error: e, lost: seen.lost() }, 0)?;
                 return Ok(true);
             }
         };

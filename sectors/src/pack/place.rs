@@ -258,7 +258,11 @@ impl<'a, S: Sectors> Placing<'a, S> {
                 Ok(())
             }
             News::LargeEnd(large, end) => self.large_end(&large, end, shared),
-            News::Failed { path, error } => {
+            News::Failed { path, error, lost } => {
+                if let Some(bytes) = lost {
+                    self.report.absent += 1;
+                    self.report.absent_bytes += bytes;
+                }
                 if error.kind() == std::io::ErrorKind::NotFound {
                     self.report.vanished += 1;
                     // Its other names would point to nothing: they wait for the next backup.

@@ -49,7 +49,7 @@ pub(super) enum PieceBody {
         end: Option<LargeEnd>,
     },
     /// A large file that could not be opened.
-    Failed { path: Vec<u8>, error: io::Error },
+    Failed { path: Vec<u8>, error: io::Error, lost: Option<u64> },
 }
 
 /// A large file on its way.
@@ -112,6 +112,8 @@ pub(super) enum News {
     Failed {
         path: Vec<u8>,
         error: io::Error,
+        /// Bytes of a file that the base does not have either: the checkpoint will hold nothing of it.
+        lost: Option<u64>,
     },
     Unsteady(Vec<u8>),
 }
@@ -219,8 +221,8 @@ impl Worker<'_> {
                 }
                 Ok(units)
             }
-            PieceBody::Failed { path, error } => {
-                Ok(vec![Unit { news: vec![News::Failed { path, error }], ..Unit::default() }])
+            PieceBody::Failed { path, error, lost } => {
+                Ok(vec![Unit { news: vec![News::Failed { path, error, lost }], ..Unit::default() }])
             }
         }
     }
@@ -359,7 +361,7 @@ impl Worker<'_> {
                 entry.link = link;
                 News::Entry(entry)
             }
-            Err(error) => News::Failed { path: seen.path.clone(), error },
+            Err(error) => News::Failed { path: seen.path.clone(), error, lost: None },
         }
     }
 
@@ -377,11 +379,11 @@ impl Worker<'_> {
                 Ok(_) => {}
                 Err(error) => {
                     tar.truncate(start);
-                    return News::Failed { path: seen.path.clone(), error };
+                    return News::Failed { path: seen.path.clone(), error, lost: seen.lost() };
                 }
             }
         }
-        News::Failed { path: seen.path.clone(), error: io::Error::other("it kept changing") }
+        News::Failed { path: seen.path.clone(), error: io::Error::other("it kept changing"), lost: seen.lost() }
     }
 
     /// Reads a small file into the tar; true if it stood still meanwhile.

@@ -133,9 +133,15 @@ impl Seen {
         None
     }
 
-    /// True if an opened file's metadata still belong to what was seen.
+    /// True if an opened file can be stored for what was seen: it is the same one, or another that took its place as
+    /// editors do, and neither has further names, which are told apart by the file they belong to.
     pub fn is_still(&self, now: &Meta) -> bool {
-        now.kind == self.meta.kind && now.ino == self.meta.ino
+        now.kind == self.meta.kind && (now.ino == self.meta.ino || (now.nlink == 1 && self.meta.nlink == 1))
+    }
+
+    /// Bytes of which a checkpoint holds nothing if this file cannot be read; `None` if its base has it.
+    pub fn lost(&self) -> Option<u64> {
+        (!self.had_base).then_some(self.meta.size)
     }
 
     /// Target of a symbolic link.

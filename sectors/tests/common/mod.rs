@@ -273,6 +273,7 @@ pub fn error_name(e: &SectorReadError) -> &'static str {
         SectorReadError::Length(_) => "length",
         SectorReadError::Segment(_) => "segment",
         SectorReadError::Leaf(_) => "leaf",
+        SectorReadError::Key => "key",
         SectorReadError::LeafTable => "leaf table",
         SectorReadError::Other(_) => "another sector",
         SectorReadError::Frame(_) => "frame",

@@ -6,6 +6,7 @@ use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, LayerId, SectorId, Sou
 use super::eyes;
 use super::segments::SEGMENTS;
 use super::voice::{Lost, Voice};
+use crate::audits::{Audited, Found};
 use crate::command::Command;
 use crate::model::{Copy, CopyState, Part, State, TaskStats};
 use crate::plan::{Work, newest_system};
@@ -22,6 +23,7 @@ pub async fn step(voice: &Voice, epoch: u64, work: &Work) -> Result<(), Lost> {
         Work::Copy { sector, target } => step.copy(sector, target).await,
         Work::Stage { sector } => step.stage(sector).await,
         Work::WriteSystem { checkpoint } => step.system(checkpoint).await,
+        Work::Audit { copy, .. } => step.audit(copy).await,
         Work::Publish { target } => step.publish(target).await,
         Work::RemoveIncoming { copy, .. } => step.remove(copy).await,
         Work::ResumeCheckpoint { .. } | Work::StoreCheckpoint { .. } | Work::FinishCheckpoint { .. } => Ok(()),
@@ -65,11 +67,12 @@ impl Step<'_> {
         }
     }
 
-    /// Any target that can be used.
+    /// Any target that can be used; often the one that few nodes reach.
     fn target(&self, state: &State) -> Result<(TargetId, ZoneAlias), Lost> {
         let reached = |t: &&crate::model::Target| t.reached_by.contains(&self.voice.me());
         let all: Vec<_> = state.usable_targets().filter(reached).map(|t| (t.id, t.alias)).collect();
-        let at = self.voice.net.roll(all.len() as u64) as usize;
+        let last = all.len().saturating_sub(1);
+        let at = if self.voice.net.roll(3) == 0 { last } else { self.voice.net.roll(all.len() as u64) as usize };
         all.get(at).copied().ok_or(Lost::Gone)
     }
 
@@ -208,6 +211,23 @@ impl Step<'_> {
         let state = self.voice.state();
         let head = state.head.as_ref().ok_or(Lost::Gone)?;
         self.say(Command::PublishedPointer { target, n: head.n, hash: head.payload_hash }).await
+    }
+
+    /// Now and then a copy turns out bad, or says nothing; but never the first of a sector, so that one is left.
+    async fn audit(&self, copy: CopyId) -> Result<(), Lost> {
+        self.work().await;
+        let state = self.voice.state();
+        let Some(k) = state.copies.get(&copy) else { return Ok(()) };
+        let first = state.copies.values().find(|o| o.sector == k.sector && o.is_stored()).map(|o| o.id);
+        let why = || "as drawn".to_owned();
+        let found = match self.voice.net.roll(20) {
+            _ if first == Some(copy) || self.voice.net.trouble_is_over() => Found::Whole { all: false },
+            0 => Found::Wrong { why: why() },
+            1 => Found::Gone { why: why() },
+            2..=4 => Found::Silent { why: why() },
+            n => Found::Whole { all: n.is_multiple_of(2) },
+        };
+        self.say(Command::Audited { results: vec![Audited { copy, found }] }).await
     }
 
     async fn remove(&self, copy: CopyId) -> Result<(), Lost> {

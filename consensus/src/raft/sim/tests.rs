@@ -108,9 +108,11 @@ fn found_by(bug: Bug) -> &'static [&'static str] {
         Bug::FollowerRead | Bug::RestoredRead | Bug::RetriedBlindly => &["C2"],
         Bug::LocalClock | Bug::AppliedTwice | Bug::SnapshotWithoutLeases => &["C5"],
         Bug::UnknownSkipped => &["C8"],
-        Bug::OldStartClaims | Bug::RemovedClaims => &["C7"],
+        Bug::OldStartClaims => &["C7"],
+        // What a removed node holds, nobody takes from it: the zone does not come to rest.
+        Bug::RemovedClaims => &["C7", "L1"],
         Bug::WipedReturns => &["C1", "C6", "C7"],
         Bug::SealedForgotten => &["C4"],
-        Bug::OpenHandedOn => &["D5", "C3"],
+        Bug::OpenHandedOn => &["D5", "C3", "C4"],
     }
 }

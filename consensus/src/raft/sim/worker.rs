@@ -26,7 +26,7 @@ pub fn begin(voice: &Voice) -> Vec<JoinHandle<()>> {
             start(&a).await;
             lane(a, &[Kind::Pack, Kind::Publish]).await;
         }),
-        tokio::spawn(lane(b, &[Kind::Stage, Kind::Upload, Kind::Rebuild])),
+        tokio::spawn(lane(b, &[Kind::Stage, Kind::Upload, Kind::Rebuild, Kind::Audit])),
         tokio::spawn(schedule(c)),
     ]
 }
@@ -83,7 +83,7 @@ fn next(voice: &Voice, kinds: &[Kind]) -> Vec<Work> {
         return impostor(voice, &state, kinds);
     }
     let reaches = |t| state.targets.get(&t).is_some_and(|t| t.reached_by.contains(&voice.me()));
-    let me = Me { id: voice.me(), reaches: &reaches };
+    let me = Me { id: voice.me(), reaches: &reaches, leads: voice.node.role() == Role::Leader };
     let mut chosen = kinds.iter().map(|kind| choose(*kind, &state, &me, voice.now_ms()));
     chosen.find(|work| !work.is_empty()).unwrap_or_default()
 }
@@ -107,6 +107,7 @@ fn kinds_of(work: &Work) -> &'static [Kind] {
     match work {
         Work::Pack { .. } => &[Kind::Pack],
         Work::Stage { .. } => &[Kind::Stage],
+        Work::Audit { .. } => &[Kind::Audit],
         Work::Copy { .. } => &[Kind::Upload, Kind::Rebuild],
         Work::WriteSystem { .. } | Work::Publish { .. } | Work::RemoveIncoming { .. } => &[Kind::Publish],
         // The leader's, or of a zone that no daemon serves.
