@@ -18,12 +18,13 @@ use serde::{Deserialize, Serialize};
 use zoneward_consensus::command::Command;
 use zoneward_consensus::export::import_state;
 use zoneward_consensus::limits::EXPORT_LEN_MAX;
-use zoneward_consensus::model::{Head, State};
+use zoneward_consensus::model::{Copy, CopyState, Head, State};
 use zoneward_consensus::quorum;
 use zoneward_consensus::store::{Store, taken_over};
-use zoneward_sectors::crypto::{Signer, sha256};
+use zoneward_sectors::crypto::{Secret32, Signer, sha256};
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::{CopyId, Digest, NodeId, TargetId, ZoneAlias};
+use zoneward_sectors::header::Header;
+use zoneward_sectors::ids::{CopyId, Digest, NodeId, SectorId, TargetId, ZoneAlias};
 use zoneward_sectors::keyfile::OwnerKeyFile;
 use zoneward_sectors::owner::OwnerKeys;
 use zoneward_sectors::pack::IndexJson;
@@ -147,7 +148,7 @@ pub fn find(
         Some(h) => (read_system(&opened, &h.payload, owner)?, Some(h)),
         None => {
             notes.push(Note::NoHead { target: here });
-            (search(target.as_ref(), alias, owner)?, None)
+            (search(&opened[&target.id()], owner)?, None)
         }
     };
     let mut tried = BTreeSet::from([target.id()]);
@@ -195,10 +196,59 @@ pub fn find(
             name.clone_from(&t.name);
         }
     }
-    let (system, head) = best;
+    let (mut system, head) = best;
+    let keys = keys_of(&system)?;
+    adopt(&mut system.state, &opened, owner, &keys);
     let time_ms = head.as_ref().map_or(system.time_ms, |h| h.payload.time_ms);
     let (head_text, head) = head.map_or((None, None), |h| (Some(h.text), Some(h.payload)));
     Ok(Found { state: system.state, head, time_ms, notes, head_text, secret: system.secret })
+}
+
+/// Makes the state's list of copies that of the targets. The state was written before the last copies were made, and copies
+/// may have been made anew since: what a target holds of a known sector counts, and what it does not hold does not.
+fn adopt(state: &mut State, opened: &Opened, owner: &OwnerKeys, keys: &ZoneKeys) {
+    for (target, o) in opened {
+        let Ok(listing) = o.target.list(o.alias) else { continue };
+        let listed: BTreeMap<CopyId, u64> = listing.sectors.into_iter().collect();
+        for c in state.copies.values_mut().filter(|c| c.target == *target && c.is_stored()) {
+            if listed.get(&c.id) != Some(&c.stored_len) {
+                c.state = CopyState::Lost;
+            }
+        }
+        let here = |c: &&Copy| c.target == *target && c.is_stored();
+        let mut held: BTreeSet<SectorId> = state.copies.values().filter(here).map(|c| c.sector).collect();
+        for (copy, stored_len) in listed {
+            if state.copies.get(&copy).is_some_and(|c| !c.is_open()) {
+                continue;
+            }
+            let Some((header, dek, reader)) = open_with(o, copy, owner) else { continue };
+            let it = reader.trailer();
+            let known = state.sectors.get(&it.sector).is_some_and(|s| s.is_sealed() && s.raw_id == Some(it.raw_id));
+            if !known || !held.insert(it.sector) {
+                continue;
+            }
+            let record = Copy {
+                id: copy,
+                sector: it.sector,
+                target: *target,
+                alias: o.alias,
+                state: CopyState::Stored,
+                header: STANDARD.encode(header.used()),
+                header_hash: header.hash(),
+                sealed_dek: STANDARD.encode(keys.seal_dek(copy, &dek)),
+                stored_len,
+                opened_ms: it.created_ms,
+                stored_ms: it.created_ms,
+                verified_ms: None,
+                read_ms: None,
+                audited_ms: None,
+                silent: None,
+                trouble: None,
+                lease: None,
+            };
+            state.copies.insert(copy, record);
+        }
+    }
 }
 
 /// What each target shows beside the newest head: an older one is told, another of the same number ends it.
@@ -264,35 +314,44 @@ fn read_system(opened: &Opened, head: &HeadPayload, owner: &OwnerKeys) -> Result
             Err(e) => why = format!("{}: {}", o.name, chain(&e)),
         }
     }
+    // A copy that was made anew since the head was written has another name: it is known by what it holds.
+    for o in opened.values() {
+        for (copy, _) in o.target.list(o.alias).map(|l| l.sectors).unwrap_or_default() {
+            let Some((_, _, reader)) = open_with(o, copy, owner) else { continue };
+            let it = reader.trailer();
+            if (it.sector, it.raw_id) == (head.sector, head.raw_id) {
+                return system_in(&reader, o, owner);
+            }
+        }
+    }
     Err(RecoverError::Unreadable { n: head.n, why })
 }
 
 /// The newest system data among all sectors of a target, where no head tells of it.
-fn search(target: &dyn Target, alias: ZoneAlias, owner: &OwnerKeys) -> Result<System, RecoverError> {
-    let listed = target.list(alias)?;
+fn search(o: &Open, owner: &OwnerKeys) -> Result<System, RecoverError> {
     let mut best: Option<System> = None;
-    for (copy, _) in listed.sectors {
-        let Ok(input) = target.reader(alias, copy) else { continue };
-        let Some(reader) = system_sector(Arc::new(OnTarget(input)), alias, copy, owner) else { continue };
-        if best.as_ref().is_none_or(|b| reader.trailer().created_ms > b.time_ms)
-            && let Ok(system) = contents(&reader, target.id(), alias, owner)
-        {
+    for (copy, _) in o.target.list(o.alias)?.sectors {
+        let Some((_, _, reader)) = open_with(o, copy, owner) else { continue };
+        let newer = best.as_ref().is_none_or(|b| reader.trailer().created_ms > b.time_ms);
+        if let Some(system) = newer.then(|| system_in(&reader, o, owner).ok()).flatten() {
             best = Some(system);
         }
     }
     best.ok_or(RecoverError::NothingFound)
 }
 
-/// A sector that these keys open and that holds system data.
-fn system_sector(input: Arc<dyn SectorIn>, alias: ZoneAlias, copy: CopyId, owner: &OwnerKeys) -> Option<SectorReader> {
+/// A sector that these keys open and that the owner's nodes signed.
+fn open_with(o: &Open, copy: CopyId, owner: &OwnerKeys) -> Option<(Header, Secret32, SectorReader)> {
+    let input: Arc<dyn SectorIn> = Arc::new(OnTarget(o.target.reader(o.alias, copy).ok()?));
     let header = read_header(&*input).ok()?;
     let core = header.core();
     let dek = owner.unwrap(&core.owner_fingerprint, header.wrapped(), &core.label().0).ok()?;
-    if core.copy != copy || core.alias != alias {
+    if core.copy != copy || core.alias != o.alias {
         return None;
     }
     let sign = owner.public().sign_public();
-    SectorReader::open(input, &header, sign, &dek, &Expected::default()).ok().filter(|r| r.trailer().system)
+    let reader = SectorReader::open(input, &header, sign, &dek, &Expected::default()).ok()?;
+    Some((header, dek, reader))
 }
 
 fn system_in(reader: &SectorReader, o: &Open, owner: &OwnerKeys) -> Result<System, RecoverError> {
