@@ -154,5 +154,5 @@ fn sample(copy: &Examined, all: bool, p: &CopyProgress) -> Result<Read, SectorRe
 /// One line of bounded length.
 fn in_short(text: &str) -> String {
     let plain = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    crate::backup::shorten(plain, TROUBLE_LEN_MAX - '…'.len_utf8())
+    crate::told::shorten(plain, TROUBLE_LEN_MAX - '…'.len_utf8())
 }

@@ -16,7 +16,6 @@ use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CheckpointId, LayerId, SourceId};
 use zoneward_sectors::index::ChunkIndex;
 use zoneward_sectors::pack::{PackReport, Packer, Progress, Settings, Task};
-use zoneward_sectors::shown::show_path;
 
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
@@ -27,6 +26,7 @@ use crate::provide::Provider;
 use crate::reading::{Here, Outcome, Ready, make_ready};
 use crate::settle;
 use crate::survey::{Compare, Survey, located, scan, source_path, survey};
+use crate::told::{shorten, told};
 use crate::zone::Zone;
 
 /// Layers in a chain before a catalog is written whole again: reading a chain costs a little for each.
@@ -400,11 +400,10 @@ fn stats_of(r: &SourceReport) -> TaskStats {
 }
 
 fn warnings_of(r: &SourceReport) -> Vec<String> {
-    let show = show_path;
-    let scan =
-        r.troubles.iter().filter(|t| !t.vanished).map(|t| format!("{}: cannot {}: {}", show(&t.path), t.what, t.error));
-    let unread = r.packed.unread.iter().map(|(p, why)| format!("{}: {why}", show(p)));
-    let unsteady = r.packed.unsteady.iter().map(|p| format!("{}: changed while it was read", show(p)));
+    let seen = r.troubles.iter().filter(|t| !t.vanished);
+    let scan = seen.map(|t| told(&t.path, &format!("cannot {}: {}", t.what, t.error)));
+    let unread = r.packed.unread.iter().map(|(p, why)| told(p, why));
+    let unsteady = r.packed.unsteady.iter().map(|p| told(p, "changed while it was read"));
     let mut room = limits::WARNINGS_LEN_MAX;
     r.notes
         .iter()
@@ -421,16 +420,6 @@ fn warnings_of(r: &SourceReport) -> Vec<String> {
             fits
         })
         .collect()
-}
-
-/// The beginning of a text, with a mark where it was cut.
-pub(crate) fn shorten(mut text: String, max: usize) -> String {
-    if text.len() > max {
-        let end = (0..=max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
 }
 
 fn pack_all(

@@ -36,5 +36,6 @@ pub mod serve;
 pub mod settle;
 pub mod survey;
 pub mod system;
+mod told;
 pub mod transcode;
 pub mod zone;

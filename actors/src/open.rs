@@ -81,6 +81,8 @@ struct Inner {
     keys: Arc<ZoneKeys>,
     owner_sign_public: [u8; 32],
     table: SectorTable,
+    /// What people call the targets.
+    names: HashMap<TargetId, String>,
     copies: HashMap<SectorId, Vec<Known>>,
     open: Mutex<HashMap<u32, (CopyId, Arc<SectorReader>)>>,
     /// Copies that failed, and whether because they are damaged.
@@ -129,6 +131,7 @@ impl Opener {
             keys,
             owner_sign_public,
             table,
+            names: state.targets.values().map(|t| (t.id, t.name.clone())).collect(),
             copies,
             open: Mutex::default(),
             bad: Mutex::default(),
@@ -190,8 +193,8 @@ impl Opener {
                     return Ok(r);
                 }
                 Err(e) => {
-                    let target = self.0.targets.get(&k.target).map_or_else(|| k.target.to_string(), |t| t.describe());
-                    why.push(format!("copy {} on {target}: {}", k.copy, chain(&e)));
+                    let target = self.0.names.get(&k.target).map_or("", |name| name);
+                    why.push(format!("copy {} on target {target}: {}", k.copy, chain(&e)));
                     damage |= e.is_damage();
                     self.bad().insert(k.copy, e.is_damage());
                 }
