@@ -116,6 +116,9 @@ impl Home {
         if fsx::size(&home.state()).map_err(io_at("look at", dir))?.is_some() {
             return Err(HomeError::Exists(dir.to_owned()));
         }
+        // Of a recovery that was cut before there was a state.
+        let note = Self::recovery_in(dir);
+        fsx::remove_file(&note).map_err(io_at("remove", &note))?;
         for sub in ["secrets", "catalogs", "index"] {
             let path = dir.join(sub);
             fsx::create_dir_all(&path, 0o700).map_err(io_at("make", &path))?;

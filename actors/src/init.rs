@@ -215,26 +215,24 @@ pub struct Edit {
 /// Changes a target. At a new URL it is opened first: something else there is refused.
 pub fn edit_target(zone: &mut Zone, id: TargetId, edit: Edit) -> Result<(), ZoneError> {
     let known = zone.state().targets.get(&id).ok_or_else(|| ZoneError::NoTarget("the zone does not know it".into()))?;
-    let there = Place {
-        url: Url::parse_or_path(&known.url).map_err(|e| ZoneError::TargetUrl(e.to_string()))?,
-        credentials: None,
-    };
+    let old = Url::parse_or_path(&known.url).map_err(|e| ZoneError::TargetUrl(e.to_string()))?;
     let credentials = match (&edit.credentials, &known.credentials) {
         (Some(c), _) => Some(c.clone()),
         (None, Some(sealed)) => Some(open_credentials(zone.keys(), id, sealed)?),
         (None, None) => None,
     };
-    let opened = match &edit.url {
-        Some(url) if *url != there.url => Some(zoneward_targets::open(url, Some(id), credentials.as_ref())?),
-        _ => None,
-    };
-    let Edit { name, url, credentials, domain, leaving } = edit;
+    let moved = edit.url.as_ref().is_some_and(|url| *url != old);
+    let opened = (moved || edit.credentials.is_some())
+        .then(|| zoneward_targets::open(edit.url.as_ref().unwrap_or(&old), Some(id), credentials.as_ref()))
+        .transpose()?;
+    let Edit { name, url, credentials: new, domain, leaving } = edit;
+    // What may be refused comes first.
     let url = url.map(|u| u.to_string());
-    if let Some(c) = credentials.filter(|_| opened.is_some()) {
+    zone.propose(Command::EditTarget { target: id, name, url, domain, leaving })?;
+    if let Some(c) = new {
         let credentials = seal_credentials(zone.keys(), id, &c);
         zone.propose(Command::SetCredentials { target: id, credentials })?;
     }
-    zone.propose(Command::EditTarget { target: id, name, url, domain, leaving })?;
     opened.into_iter().for_each(|t| zone.add_target(Arc::from(t)));
     Ok(())
 }

@@ -91,6 +91,8 @@ pub fn zones_on(target: &dyn Target) -> Result<Vec<ZoneOn>, TargetError> {
 pub enum Note {
     /// The target shows no head that can be believed: every sector was looked at instead. Newer data may lie elsewhere.
     NoHead { target: String },
+    /// What its head speaks of cannot be read there: older system data of the target was used to go on.
+    Unreadable { target: String, n: u64, time_ms: u64 },
     /// This target shows an older head: it may be behind, or show an old state.
     Older { target: String, n: u64, time_ms: u64 },
     /// It cannot be reached: it may know of newer data.
@@ -145,7 +147,15 @@ pub fn find(
     opened.insert(target.id(), Open { name: here.clone(), alias, target: target.clone() });
     let first = head_on(target.as_ref(), alias, owner)?;
     let mut best = match first {
-        Some(h) => (read_system(&opened, &h.payload, owner)?, Some(h)),
+        Some(h) => match read_system(&opened, &h.payload, owner) {
+            Ok(system) => (system, Some(h)),
+            // An older state tells of the other targets, which may have the newest one whole.
+            Err(e) => {
+                let system = search(&opened[&target.id()], owner).map_err(|_| e)?;
+                notes.push(Note::Unreadable { target: here, n: h.payload.n, time_ms: h.payload.time_ms });
+                (system, None)
+            }
+        },
         None => {
             notes.push(Note::NoHead { target: here });
             (search(&opened[&target.id()], owner)?, None)
@@ -189,7 +199,8 @@ pub fn find(
     }
     // What could not be told apart before has the names that its zone gave it.
     for n in &mut notes {
-        if let Note::NoHead { target: name } | Note::Older { target: name, .. } = n
+        if let Note::NoHead { target: name } | Note::Unreadable { target: name, .. } | Note::Older { target: name, .. } =
+            n
             && *name == target.describe()
             && let Some(t) = best.0.state.targets.get(&target.id())
         {
@@ -221,7 +232,7 @@ fn adopt(state: &mut State, opened: &Opened, owner: &OwnerKeys, keys: &ZoneKeys)
             if state.copies.get(&copy).is_some_and(|c| !c.is_open()) {
                 continue;
             }
-            let Some((header, dek, reader)) = open_with(o, copy, owner) else { continue };
+            let Some((header, dek, reader)) = any_sector(o, copy, owner) else { continue };
             let it = reader.trailer();
             let known = state.sectors.get(&it.sector).is_some_and(|s| s.is_sealed() && s.raw_id == Some(it.raw_id));
             if !known || !held.insert(it.sector) {
@@ -282,13 +293,13 @@ fn head_on(target: &dyn Target, alias: ZoneAlias, owner: &OwnerKeys) -> Result<O
     }
 }
 
-/// Opens a sector with the owner's key.
+/// Opens a sector with the owner's key: its header must be signed by a node that the owner certified.
 fn open_sector(
     o: &Open,
     copy: CopyId,
     owner: &OwnerKeys,
     expected: &Expected,
-) -> Result<SectorReader, SectorReadError> {
+) -> Result<(Header, Secret32, SectorReader), SectorReadError> {
     let input: Arc<dyn SectorIn> = Arc::new(OnTarget(o.target.reader(o.alias, copy).map_err(to_io)?));
     let header = read_header(&*input)?;
     let core = header.core();
@@ -298,7 +309,13 @@ fn open_sector(
     let dek = owner
         .unwrap(&core.owner_fingerprint, header.wrapped(), &core.label().0)
         .map_err(|_| SectorReadError::Other("its key is not wrapped for this owner"))?;
-    SectorReader::open(input, &header, owner.public().sign_public(), &dek, expected)
+    let reader = SectorReader::open(input, &header, owner.public().sign_public(), &dek, expected)?;
+    Ok((header, dek, reader))
+}
+
+/// Any sector that a target lists, if it is this owner's and whole enough to be opened.
+fn any_sector(o: &Open, copy: CopyId, owner: &OwnerKeys) -> Option<(Header, Secret32, SectorReader)> {
+    open_sector(o, copy, owner, &Expected::default()).ok()
 }
 
 /// Reads the system data that a head names, from any of its copies that can be reached.
@@ -308,8 +325,8 @@ fn read_system(opened: &Opened, head: &HeadPayload, owner: &OwnerKeys) -> Result
         let Some(o) = opened.get(&c.target) else { continue };
         let expected =
             Expected { sector: Some(head.sector), raw_id: Some(head.raw_id), header_hash: Some(c.header_hash) };
-        match open_sector(o, c.copy, owner, &expected).map_err(RecoverError::from).and_then(|r| system_in(&r, o, owner))
-        {
+        let opened = open_sector(o, c.copy, owner, &expected).map_err(RecoverError::from);
+        match opened.and_then(|(_, _, r)| system_in(&r, o, owner)) {
             Ok(system) => return Ok(system),
             Err(e) => why = format!("{}: {}", o.name, chain(&e)),
         }
@@ -317,10 +334,13 @@ fn read_system(opened: &Opened, head: &HeadPayload, owner: &OwnerKeys) -> Result
     // A copy that was made anew since the head was written has another name: it is known by what it holds.
     for o in opened.values() {
         for (copy, _) in o.target.list(o.alias).map(|l| l.sectors).unwrap_or_default() {
-            let Some((_, _, reader)) = open_with(o, copy, owner) else { continue };
+            let Some((_, _, reader)) = any_sector(o, copy, owner) else { continue };
             let it = reader.trailer();
             if (it.sector, it.raw_id) == (head.sector, head.raw_id) {
-                return system_in(&reader, o, owner);
+                match system_in(&reader, o, owner) {
+                    Ok(system) => return Ok(system),
+                    Err(e) => why = format!("{}: {}", o.name, chain(&e)),
+                }
             }
         }
     }
@@ -331,27 +351,13 @@ fn read_system(opened: &Opened, head: &HeadPayload, owner: &OwnerKeys) -> Result
 fn search(o: &Open, owner: &OwnerKeys) -> Result<System, RecoverError> {
     let mut best: Option<System> = None;
     for (copy, _) in o.target.list(o.alias)?.sectors {
-        let Some((_, _, reader)) = open_with(o, copy, owner) else { continue };
+        let Some((_, _, reader)) = any_sector(o, copy, owner) else { continue };
         let newer = best.as_ref().is_none_or(|b| reader.trailer().created_ms > b.time_ms);
         if let Some(system) = newer.then(|| system_in(&reader, o, owner).ok()).flatten() {
             best = Some(system);
         }
     }
     best.ok_or(RecoverError::NothingFound)
-}
-
-/// A sector that these keys open and that the owner's nodes signed.
-fn open_with(o: &Open, copy: CopyId, owner: &OwnerKeys) -> Option<(Header, Secret32, SectorReader)> {
-    let input: Arc<dyn SectorIn> = Arc::new(OnTarget(o.target.reader(o.alias, copy).ok()?));
-    let header = read_header(&*input).ok()?;
-    let core = header.core();
-    let dek = owner.unwrap(&core.owner_fingerprint, header.wrapped(), &core.label().0).ok()?;
-    if core.copy != copy || core.alias != o.alias {
-        return None;
-    }
-    let sign = owner.public().sign_public();
-    let reader = SectorReader::open(input, &header, sign, &dek, &Expected::default()).ok()?;
-    Some((header, dek, reader))
 }
 
 fn system_in(reader: &SectorReader, o: &Open, owner: &OwnerKeys) -> Result<System, RecoverError> {
@@ -401,6 +407,10 @@ pub struct Pending {
 /// Whether a home was brought back and its owner has not said yet that its files are.
 pub fn pending(home: &Path) -> Result<Option<Pending>, ZoneError> {
     let path = Home::recovery_in(home);
+    if !home.join("zone.redb").exists() {
+        // Cut before the state got its name: nothing was brought back.
+        return Ok(None);
+    }
     match fsx::read_limited(&path, 4096) {
         Ok(bytes) => {
             let bad = || ZoneError::State { what: "the note on its recovery" };

@@ -221,3 +221,49 @@ fn of_two_histories_the_owner_chooses() {
         o.lose();
     }
 }
+
+#[test]
+fn system_data_that_is_damaged_here_is_taken_from_elsewhere_or_an_older_one_is_and_that_is_said() {
+    let o = Owner::new();
+    fs::write(o.b.path("src/b"), b"second").unwrap();
+    o.b.expect(0, &["backup"]);
+    let all: Value = serde_json::from_slice(&o.b.run(&["--json", "sector", "ls"]).stdout).unwrap();
+    let newest = all["sectors"].as_array().unwrap().iter().rfind(|s| s["system"] == true).unwrap().clone();
+    let mut copies = newest["copies"].as_array().unwrap().iter();
+    let copy = copies.find(|c| c["target"] == "first").unwrap()["id"].as_str().unwrap().to_owned();
+    let mut shards =
+        fs::read_dir(pointer(&o.b.path("one")).with_file_name("sectors")).unwrap().map(|e| e.unwrap().path());
+    let file = shards.find_map(|s| Some(s.join(format!("{copy}.zws"))).filter(|p| p.exists())).unwrap();
+    fs::write(&file, b"cut").unwrap();
+    o.lose();
+    let all = o.recover(0, &["--target", "one", "--state-only"]);
+    assert!(all.contains("newest checkpoint 2") && all.contains("cannot be read there"), "{all}");
+    o.lose();
+    o.away("two");
+    let all = o.recover(0, &["--target", "one", "--to", "out"]);
+    assert!(all.contains("newest checkpoint 1") && all.contains("cannot be read there"), "{all}");
+    o.b.expect(0, &["recover", "--finish"]);
+    assert!(o.b.expect(4, &["backup"]).contains("ZW-1206"));
+    // Two copies are wanted and one target is there: done, but not complete.
+    o.b.expect(3, &["backup", "--allow-older-home"]);
+}
+
+#[test]
+fn a_recovery_that_was_cut_before_its_state_counted_stops_nothing() {
+    let o = Owner::new();
+    o.lose();
+    let cut = || {
+        fs::create_dir_all(o.b.path("zone")).unwrap();
+        let note = r#"{"format":1,"checkpoint":1,"begun_ms":1}"#;
+        fs::write(o.b.path("zone/recovery.json"), note).unwrap();
+    };
+    cut();
+    assert!(o.recover(2, &["--in-place"]).contains("ZW-1611"));
+    o.recover(0, &["--target", "one", "--state-only"]);
+    assert!(o.b.expect(4, &["backup"]).contains("ZW-1612"));
+    // Nor does it make a new zone read-only.
+    o.lose();
+    cut();
+    o.b.expect(0, &["init", "--target", "third", "--sector-min", "1MiB"]);
+    o.b.expect(0, &["backup", "src"]);
+}

@@ -130,11 +130,15 @@ fn failed(e: RecoverError) -> Failure {
         RecoverError::NothingFound => Failure::new(1616, exit::DAMAGE, "no system data of this zone was found")
             .why(why)
             .help("try another target; docs/rescue/README.md reads what sectors there are without it"),
-        RecoverError::Unreadable { .. } | RecoverError::State(_) => {
-            Failure::new(1616, exit::DAMAGE, "the newest system data cannot be read")
-                .why(why)
-                .help("make another target of the zone reachable; or take what this one has: --only-this-target")
-        }
+        RecoverError::Unreadable { .. } | RecoverError::State(_) => Failure::new(
+            1616,
+            exit::DAMAGE,
+            "the newest system data cannot be read",
+        )
+        .why(why)
+        .help(
+            "make another target of the zone reachable, or name it with --target; --only-this-target leaves others out",
+        ),
         RecoverError::Forked { .. } => {
             Failure::new(1617, exit::REFUSED, "the zone has two histories, and which one counts is for you to say")
                 .why(why)
@@ -201,6 +205,11 @@ fn note(n: &Note) -> String {
         Note::NoHead { target } => format!(
             "target {target} shows no head that can be believed; this is the newest system data among its sectors, and \
              newer data may lie elsewhere"
+        ),
+        Note::Unreadable { target, n, time_ms } => format!(
+            "the newest system data that target {target} speaks of ({n}, of {}) cannot be read there; another target's is \
+             taken if there is one, else what is older (then the next backup needs --allow-older-home)",
+            local_time(*time_ms)
         ),
         Note::Older { target, n, time_ms } => {
             format!(

@@ -83,14 +83,15 @@ fn write(target: &Arc<dyn Target>, alias: zoneward_sectors::ids::ZoneAlias, size
     let mut piece = vec![0u8; PIECE];
     fill_random(&mut piece);
     let done = (|| {
-        let mut at = 0;
+        let (mut at, mut cut) = (0, false);
         let mut sector = target.open(alias, copy)?;
         while at < size {
             let n = (size - at).min(PIECE as u64);
             sector.write_at(at, &piece[..n as usize])?;
             at += n;
-            if at >= size / 2 && at - n < size / 2 {
-                // As after a cut: what was written is held, or all of it is begun anew.
+            if at >= size / 2 && !cut {
+                // As after a cut, once: what was written is held, or some of it is written again.
+                cut = true;
                 drop(sector);
                 sector = target.open(alias, copy)?;
                 at = sector.offset().min(at);

@@ -6,7 +6,7 @@ use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, LayerId, SectorId, Sou
 use super::eyes;
 use super::segments::SEGMENTS;
 use super::voice::{Lost, Voice};
-use crate::audits::{Audited, Found};
+use crate::audits::{Audited, Found, reads_all};
 use crate::command::Command;
 use crate::model::{Copy, CopyState, Part, State, TaskStats};
 use crate::plan::{Work, newest_system};
@@ -219,13 +219,14 @@ impl Step<'_> {
         let state = self.voice.state();
         let Some(k) = state.copies.get(&copy) else { return Ok(()) };
         let first = state.copies.values().find(|o| o.sector == k.sector && o.is_stored()).map(|o| o.id);
+        let all = reads_all(&state, k, self.voice.now_ms());
         let why = || "as drawn".to_owned();
         let found = match self.voice.net.roll(20) {
-            _ if first == Some(copy) || self.voice.net.trouble_is_over() => Found::Whole { all: false },
+            _ if first == Some(copy) || self.voice.net.trouble_is_over() => Found::Whole { all },
             0 => Found::Wrong { why: why() },
             1 => Found::Gone { why: why() },
             2..=4 => Found::Silent { why: why() },
-            n => Found::Whole { all: n.is_multiple_of(2) },
+            _ => Found::Whole { all },
         };
         self.say(Command::Audited { results: vec![Audited { copy, found }] }).await
     }

@@ -2,6 +2,7 @@
 
 use zoneward_sectors::ids::{Digest, NodeId, SourceId, TargetId, ZoneAlias, ZoneId};
 
+use crate::audits::Audits;
 use crate::command::Command;
 use crate::model::Source;
 use crate::raft::net::n;
@@ -67,5 +68,6 @@ pub fn furnish() -> Vec<Command> {
         source(1, 17),
         source(2, 0),
         source(3, -20),
+        Command::SetAudits { audits: Audits { every_s: 450, read_s: 900, paid_read_s: 0, silence_s: 20 } },
     ]
 }
