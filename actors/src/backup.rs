@@ -24,6 +24,7 @@ use crate::ground::moved;
 use crate::open::chain;
 use crate::provide::Provider;
 use crate::reading::{Here, Outcome, Ready, make_ready};
+use crate::retention;
 use crate::settle;
 use crate::survey::{Compare, Survey, located, scan, source_path, survey};
 use crate::told::{shorten, told};
@@ -95,6 +96,8 @@ pub struct BackupReport {
     pub sectors: u64,
     pub stored_bytes: u64,
     pub settled: settle::Settled,
+    /// What the zone's own rules no longer keep.
+    pub retention: retention::Applied,
 }
 
 /// What a watcher is told.
@@ -127,6 +130,7 @@ pub fn backup(
     refuse_older_home(zone, request.allow_older_home)?;
     if !request.dry_run {
         settle::tidy(zone)?;
+        crate::credit::tell(zone)?;
     }
     let resumed = if request.dry_run { None } else { resumable(zone, request)? };
     let (mut planned, mut refused) = (Vec::new(), Vec::new());
@@ -158,6 +162,7 @@ pub fn backup(
             sectors: 0,
             stored_bytes: 0,
             settled,
+            retention: retention::Applied::default(),
         });
     }
     let checkpoint = match resumed {
@@ -178,9 +183,10 @@ pub fn backup(
     zone.propose(Command::StoreCheckpoint { checkpoint })?;
     fsx::point("store-checkpoint:after");
     let settled = settle::settle(zone, request.threads, &progress.stop)?;
+    let retention = retention::apply(zone)?;
     let seq = zone.state().checkpoints.get(&checkpoint).map_or(0, |c| c.seq);
     let resumed = resumed.is_some();
-    Ok(BackupReport { checkpoint: Some(checkpoint), seq, resumed, sources, refused, sectors, stored_bytes, settled })
+    Ok(BackupReport { checkpoint: Some(checkpoint), seq, resumed, sources, refused, sectors, stored_bytes, settled, retention })
 }
 
 /// Packs sources of a checkpoint under the lease that this handle works with: from where sealed work of them ended. A
@@ -196,6 +202,9 @@ pub fn pack_sources(
     let started = now_ms();
     let known = zone.state().checkpoints.get(&checkpoint);
     let known = known.ok_or(ZoneError::State { what: "a checkpoint that is being made" })?;
+    if known.rewrite.is_some() {
+        return crate::rewrite::or_give_up(zone, checkpoint, sources, threads, progress);
+    }
     let (kind, allow_empty) = (known.kind, known.allow_empty);
     let request = BackupRequest {
         sources: sources.to_vec(),
@@ -285,7 +294,7 @@ fn resumable(zone: &mut Zone, request: &BackupRequest) -> Result<Option<Checkpoi
             let mut asked = request.sources.clone();
             mine.sort();
             asked.sort();
-            (c.id, c.kind == request.kind && mine == asked)
+            (c.id, c.kind == request.kind && c.rewrite.is_none() && mine == asked)
         })
         .collect();
     let mut found = None;

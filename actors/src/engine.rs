@@ -198,6 +198,7 @@ fn look_at_targets(node: Arc<Node>) -> JoinHandle<()> {
             node.look_around();
             node.look_at_targets();
             node.tell_reach();
+            node.tell_credit();
             // A file that cannot be removed now is looked at again.
             let _ = node.tidy_spool();
             let known = node.cluster.view().targets.len();

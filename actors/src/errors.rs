@@ -89,6 +89,16 @@ pub enum ZoneError {
 }
 
 impl ZoneError {
+    /// Whether the zone said no to a command; nothing was changed.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(StoreError::Refused(_)) | Self::Command(crate::cluster::CommandError::Refused { .. })
+        )
+    }
+}
+
+impl ZoneError {
     /// True if stored bytes are wrong or gone; false where they are out of reach, or something else failed.
     pub fn is_damage(&self) -> bool {
         match self {

@@ -66,6 +66,8 @@ pub struct Node {
     scheduled: Mutex<Option<Instant>>,
     /// When copies were last looked after from here.
     checked: Mutex<Option<Instant>>,
+    /// When the zone was last told how much time passed.
+    credited: Mutex<Option<Instant>>,
 }
 
 /// The targets as this node finds them.
@@ -101,6 +103,9 @@ pub struct NodeReport {
     #[serde(default)]
     pub backlog: Vec<Backlog>,
 }
+
+/// How often a node tells how much time passed: a twentieth of the grace, within these.
+const CREDIT_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 
 /// Raft's roles as people read them.
 pub fn role_name(role: Role) -> &'static str {
@@ -150,6 +155,7 @@ impl Node {
             backlog: Mutex::default(),
             scheduled: Mutex::default(),
             checked: Mutex::default(),
+            credited: Mutex::default(),
         }
     }
 
@@ -230,6 +236,23 @@ impl Node {
         if self.parts.is_some() && differs {
             let targets = open.into_keys().collect();
             let _ = self.cluster.propose(&Command::Reach { targets });
+        }
+    }
+
+    /// Tells the zone how much time passed, now and then. What fails counts with the next look, but for what the look itself
+    /// has used up: a grace only lasts longer by it.
+    pub(crate) fn tell_credit(&self) {
+        let grace = Duration::from_secs(u64::from(self.cluster.view().policy.grace_s));
+        let every = (grace / 20).clamp(CREDIT_EVERY.0, CREDIT_EVERY.1);
+        if lock(&self.credited).is_some_and(|at| at.elapsed() < every) {
+            return;
+        }
+        *lock(&self.credited) = Some(Instant::now());
+        let Some(parts) = &self.parts else { return };
+        let Ok(passed) = crate::credit::step(&parts.home) else { return };
+        let known = self.cluster.view().nodes.get(&self.id()).map(|n| n.credit_ms);
+        if let (Some(known), true) = (known, passed > 0) {
+            let _ = self.cluster.propose(&Command::Credit { credit_ms: known.saturating_add(passed) });
         }
     }
 

@@ -1,13 +1,13 @@
 //! The control plane's side of packing: opens sectors on the first target, seals them, and records both.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::Part;
 use zoneward_consensus::sizes::plan_sectors;
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::{CheckpointId, CopyId, SectorId, TargetId};
+use zoneward_sectors::ids::{CheckpointId, CopyId, LayerId, SectorId, TargetId};
 use zoneward_sectors::pack::{OpenedSector, PackError, PlacedPart, Sectors};
 use zoneward_sectors::sector_writer::{Finished, SectorFacts};
 
@@ -130,12 +130,14 @@ impl<'a> Provider<'a> {
         };
         let mut placed = Vec::with_capacity(parts.len());
         let mut entries = 0;
+        let mut refs: BTreeMap<LayerId, BTreeSet<SectorId>> = BTreeMap::new();
         for (p, frames) in parts {
             let path = self.zone.home.catalog_part(p.layer, p.part);
             // A cache that knows whether it is whole: it need not be durable.
             fsx::write_plainly(&path, &local_form(&frames), 0o600).map_err(crate::home::io_at("write", &path))?;
             let PlacedPart { part, offset, length, .. } = p;
             entries += p.entries;
+            refs.entry(p.layer).or_default().extend(p.refs);
             placed.push((p.layer, Part { sector, part, offset, length, entries: p.entries }));
         }
         fsx::point("seal:before");
@@ -150,6 +152,7 @@ impl<'a> Provider<'a> {
             seek_table: done.seek_table,
             entries,
             parts: placed,
+            refs,
             copy,
             stored_len: done.file_len,
         })?;

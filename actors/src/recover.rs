@@ -256,6 +256,7 @@ fn adopt(state: &mut State, opened: &Opened, owner: &OwnerKeys, keys: &ZoneKeys)
                 silent: None,
                 trouble: None,
                 lease: None,
+                unneeded: None,
             };
             state.copies.insert(copy, record);
         }

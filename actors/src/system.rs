@@ -1,5 +1,7 @@
 //! System sectors and heads: how a zone is found again from one target and the owner's key.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -117,6 +119,7 @@ pub(crate) fn write_system(zone: &mut Zone, checkpoint: CheckpointId) -> Result<
         seek_table: done.seek_table,
         entries: 0,
         parts: Vec::new(),
+        refs: BTreeMap::new(),
         copy: minted.copy,
         stored_len: done.file_len,
     })?;

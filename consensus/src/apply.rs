@@ -1,6 +1,7 @@
 //! Applying commands: pure, total, deterministic. A refusal is an outcome and changes nothing.
 
 mod checkpoints;
+mod forget;
 mod leases;
 mod nodes;
 mod policy;
@@ -48,6 +49,8 @@ pub enum Refusal {
     Lease,
     #[error("the signature is not the owner's")]
     Signature,
+    #[error("only the owner may say this")]
+    Owner,
 }
 
 impl Refusal {
@@ -65,6 +68,7 @@ impl Refusal {
             Self::Held => "held",
             Self::Lease => "lease",
             Self::Signature => "signature",
+            Self::Owner => "owner",
         }
     }
 }
@@ -219,6 +223,16 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         }
         Command::ResumeCheckpoint { checkpoint } => checkpoints::resume(c, *checkpoint),
         Command::AbandonCheckpoint { checkpoint } => checkpoints::abandon(c, *checkpoint),
+        Command::OpenRewrite { checkpoint, max_waste, owner } => {
+            checkpoints::open_rewrite(c, *checkpoint, *max_waste, owner.as_ref())
+        }
+        Command::Rebase { checkpoint, chains } => checkpoints::rebase(c, *checkpoint, chains),
+        Command::Forget { checkpoints, now, owner } => forget::forget(c, checkpoints, *now, owner.as_ref()),
+        Command::Remember { checkpoints } => forget::remember(c, checkpoints),
+        Command::SetTags { checkpoint, tags } => forget::set_tags(c, *checkpoint, tags),
+        Command::SetRetention { rules } => forget::set_retention(c, rules.as_ref()),
+        Command::SetGrace { grace_s, owner } => forget::set_grace(c, *grace_s, owner.as_ref()),
+        Command::Credit { credit_ms } => forget::credit(c, *credit_ms),
         Command::OpenLayer { layer, checkpoint, source, full } => {
             checkpoints::open_layer(c, *layer, *checkpoint, *source, *full)
         }
@@ -283,6 +297,8 @@ fn create_zone(c: &mut Change<'_>, command: &Command) -> Applied {
         feature_level: crate::command::LEVEL,
         secret_epoch: *secret_epoch,
         generation: 0,
+        credit_ms: 0,
+        owner_words: 0,
     });
     c.rows.insert(Row::Zone);
     Ok(())

@@ -78,7 +78,12 @@ fn packs(state: &State, me: &Me<'_>, open: Vec<Work>) -> Vec<Work> {
     }
     let mut groups: BTreeMap<(bool, std::cmp::Reverse<u8>), Vec<Work>> = BTreeMap::new();
     for w in open {
-        let Work::Pack { source, .. } = w else { continue };
+        let Work::Pack { source, checkpoint } = w else { continue };
+        // No source is read for a synthetic checkpoint, and what is dead only one who looks at all of it can tell.
+        if state.checkpoints.get(&checkpoint).is_some_and(|c| c.rewrite.is_some()) {
+            groups.entry((false, std::cmp::Reverse(0))).or_default().push(w);
+            continue;
+        }
         // One that was removed meanwhile is refused by whoever takes it.
         let record = state.sources.get(&source);
         if record.is_some_and(|s| !state.can_read(me.id, s)) {

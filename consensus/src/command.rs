@@ -1,6 +1,8 @@
 //! Everything that can change a zone. A released command never changes its meaning; a change is a new command at a new
 //! feature level.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 use zoneward_sectors::ids::{
     CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, ZoneAlias, ZoneId,
@@ -8,7 +10,11 @@ use zoneward_sectors::ids::{
 
 use crate::audits::{Audited, Audits};
 use crate::limits::COMMAND_LEN_MAX;
-use crate::model::{CheckpointKind, CopyState, Ground, Part, RefusedSource, Scope, Source, Standing, TaskStats};
+use crate::keep::Rules;
+use crate::model::{
+    CheckpointKind, CopyState, Ground, Part, Rebased, RefusedSource, Scope, Source, Standing, TaskStats,
+};
+use crate::owner::OwnerWord;
 use crate::policy::{Conditions, Limit, Schedule};
 use crate::reading::Reading;
 use crate::work::Work;
@@ -107,6 +113,49 @@ pub enum Command {
     AbandonCheckpoint {
         checkpoint: CheckpointId,
     },
+    /// Begins a synthetic checkpoint: what the newest one holds, made of what is stored. With `max_waste` what is mostly
+    /// dead is written anew elsewhere; `owner` allows that much goes by it.
+    OpenRewrite {
+        checkpoint: CheckpointId,
+        max_waste: Option<u8>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<OwnerWord>,
+    },
+    /// Chains that give way to others when the synthetic checkpoint is stored.
+    Rebase {
+        checkpoint: CheckpointId,
+        chains: Vec<Rebased>,
+    },
+    /// Marks checkpoints: they go when the grace is over. With `now` it is over at once, which only the owner may say.
+    Forget {
+        checkpoints: Vec<CheckpointId>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        now: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<OwnerWord>,
+    },
+    /// Takes marks back.
+    Remember {
+        checkpoints: Vec<CheckpointId>,
+    },
+    SetTags {
+        checkpoint: CheckpointId,
+        tags: BTreeSet<String>,
+    },
+    /// Which checkpoints the zone keeps by itself; without rules, all.
+    SetRetention {
+        rules: Option<Rules>,
+    },
+    /// How long what was forgotten can be taken back. Shorter only by the owner's word.
+    SetGrace {
+        grace_s: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<OwnerWord>,
+    },
+    /// All the time that the sender's steady clock saw, ms.
+    Credit {
+        credit_ms: u64,
+    },
     OpenLayer {
         layer: LayerId,
         checkpoint: CheckpointId,
@@ -141,6 +190,9 @@ pub enum Command {
         seek_table: (u64, u64),
         entries: u64,
         parts: Vec<(LayerId, Part)>,
+        /// Sectors that hold content of the entries in these parts, by layer.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        refs: BTreeMap<LayerId, BTreeSet<SectorId>>,
         copy: CopyId,
         stored_len: u64,
     },
@@ -309,7 +361,7 @@ pub enum Command {
         token: TokenId,
         hash: Digest,
         label: String,
-        scopes: std::collections::BTreeSet<Scope>,
+        scopes: BTreeSet<Scope>,
         expires_ms: u64,
     },
     RemoveToken {

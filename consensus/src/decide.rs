@@ -133,6 +133,7 @@ mod tests {
                 incarnation: 1,
                 standing: Standing::Member,
                 version: String::new(),
+                credit_ms: 0,
             };
             state.nodes.insert(n(i), node);
         }

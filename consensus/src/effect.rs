@@ -60,6 +60,22 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::AbandonCheckpoint { checkpoint } => {
             state.checkpoints.get(checkpoint).is_some_and(|c| c.state == CheckpointState::Abandoned)
         }
+        Command::OpenRewrite { checkpoint, .. } => state.checkpoints.contains_key(checkpoint),
+        Command::Rebase { checkpoint, chains } => state
+            .checkpoints
+            .get(checkpoint)
+            .and_then(|c| c.rewrite.as_ref())
+            .is_some_and(|w| chains.iter().all(|r| w.chains.contains(r))),
+        Command::Forget { checkpoints, now, .. } => checkpoints.iter().all(|id| {
+            state.checkpoints.get(id).is_none_or(|c| c.forgotten.is_some_and(|f| f.now >= *now))
+        }),
+        Command::Remember { checkpoints } => {
+            checkpoints.iter().all(|id| state.checkpoints.get(id).is_some_and(|c| c.forgotten.is_none()))
+        }
+        Command::SetTags { checkpoint, tags } => state.checkpoints.get(checkpoint).is_some_and(|c| c.tags == *tags),
+        Command::SetRetention { rules } => state.policy.retention == *rules,
+        Command::SetGrace { grace_s, .. } => state.policy.grace_s == *grace_s,
+        Command::Credit { credit_ms } => state.nodes.get(&node).is_some_and(|n| n.credit_ms >= *credit_ms),
         Command::OpenLayer { layer, .. } => state.layers.contains_key(layer),
         Command::OpenSector { sector, .. } => state.sectors.contains_key(sector),
         Command::OpenCopy { copy, header_hash, .. } => {

@@ -36,6 +36,14 @@ pub const PLAN_AUDIT_MAX: usize = 256;
 pub const CLAIM_AUDITS_MAX: usize = 16;
 /// Bytes of the text that says what is wrong with a copy.
 pub const TROUBLE_LEN_MAX: usize = 500;
+/// Checkpoints forgotten by one command.
+pub const FORGET_MAX: usize = 10_000;
+/// Tags of a checkpoint, and bytes of one.
+pub const TAGS_MAX: usize = 32;
+/// See [`TAGS_MAX`].
+pub const TAG_LEN_MAX: usize = 100;
+/// Seconds for which what was forgotten can be taken back, at most: ten years.
+pub const GRACE_S_MAX: u32 = 3653 * 24 * 3600;
 /// Pieces of work in one lease.
 pub const CLAIM_MAX: usize = 64;
 /// Leases at once, of all nodes.

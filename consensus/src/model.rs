@@ -65,6 +65,12 @@ pub struct Zone {
     /// How often the owner had to go on without a majority.
     #[serde(default)]
     pub generation: u32,
+    /// Time that passed as a majority of the nodes saw it, ms: what was forgotten waits on this clock.
+    #[serde(default)]
+    pub credit_ms: u64,
+    /// How many words of the owner were used: none counts twice.
+    #[serde(default)]
+    pub owner_words: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,6 +88,9 @@ pub struct Node {
     /// The release it runs.
     #[serde(default)]
     pub version: String,
+    /// Time that passed as it says, ms: never more than its own steady clock saw.
+    #[serde(default)]
+    pub credit_ms: u64,
 }
 
 /// An invite, as the zone remembers it: the secret itself only its bearer has.
@@ -259,6 +268,8 @@ pub enum CheckpointKind {
     Full,
     Incremental,
     Differential,
+    /// Made of what is stored; no source was read.
+    Synthetic,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -288,6 +299,51 @@ pub struct Checkpoint {
     pub refused: Vec<RefusedSource>,
     #[serde(default)]
     pub allow_empty: bool,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tags: BTreeSet<String>,
+    /// It is to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgotten: Option<Forgotten>,
+    /// The zone's credited time when it began.
+    #[serde(default)]
+    pub credit_ms: u64,
+    /// What a synthetic one does to the chains of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<Rewrite>,
+}
+
+/// When a checkpoint was forgotten: for a while it can be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    pub at_ms: u64,
+    /// The zone's credited time then.
+    pub credit_ms: u64,
+    /// The owner does not want to wait.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub now: bool,
+}
+
+/// Catalogs and content written anew from what is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewrite {
+    /// Percent of what is kept that may stay dead; without it content stays where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_waste: Option<u8>,
+    /// The owner allowed that much goes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub much: bool,
+    /// Which chains give way to which when the checkpoint is stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chains: Vec<Rebased>,
+}
+
+/// A source's chain of layers, and one that holds the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rebased {
+    pub source: SourceId,
+    pub old: Vec<LayerId>,
+    pub new: Vec<LayerId>,
 }
 
 /// A source that a checkpoint had to leave as it was.
@@ -353,6 +409,9 @@ pub struct Layer {
     /// Needs no layer before it.
     pub full: bool,
     pub parts: Vec<Part>,
+    /// Sectors that hold content of its entries, other than by its parts; `None` if that was not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refs: Option<BTreeSet<SectorId>>,
 }
 
 /// A part of a layer: a range of a sector's tar stream.
@@ -455,6 +514,9 @@ pub struct Copy {
     /// The lease under which it is being written.
     #[serde(default)]
     pub lease: Option<u64>,
+    /// Number of the checkpoint that no longer needed it: its file stays until its target shows that checkpoint's head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unneeded: Option<u64>,
 }
 
 impl Copy {

@@ -16,7 +16,7 @@ pub use crate::work::Work;
 pub fn plan(state: &State, _now_ms: u64) -> Vec<Work> {
     let mut out = Vec::new();
     let mut shares = Shares::of(PLAN_REMOVE_MAX, state.targets.len());
-    for c in state.copies.values().filter(|c| c.state == CopyState::Abandoned) {
+    for c in state.copies.values().filter(|c| c.state == CopyState::Abandoned && c.unneeded.is_none()) {
         if shares.take(c.target) {
             out.push(Work::RemoveIncoming { target: c.target, copy: c.id });
         }
@@ -44,8 +44,31 @@ pub fn plan(state: &State, _now_ms: u64) -> Vec<Work> {
     systems.extend(newest);
     copies(state, systems, &placed, &busy, &mut out);
     heads(state, newest, &mut out);
+    unneeded(state, &placed, &mut shares, &mut out);
     out.truncate(PLAN_MAX);
     out
+}
+
+/// What a checkpoint no longer needed goes from a target that shows a head of that checkpoint or a later one, for an older
+/// head leads to it; and not before what was written instead has its copies.
+fn unneeded(state: &State, placed: &BTreeMap<SectorId, Vec<&Copy>>, shares: &mut Shares, out: &mut Vec<Work>) {
+    let Some(head) = &state.head else { return };
+    let shown = state.checkpoints.get(&head.checkpoint).map_or(0, |c| c.seq);
+    let shows = |t: &TargetId| state.targets.get(t).and_then(|t| t.pointer).is_some_and(|p| p.n == head.n);
+    let places: BTreeSet<_> =
+        state.usable_targets().map(|t| t.domain.clone().ok_or(t.id)).collect();
+    let waits = |s: &&RawSector| {
+        let stored = placed.get(&s.id).into_iter().flatten().filter(|c| c.is_stored() && state.stays(c)).count();
+        !s.system && stored < usize::from(s.copies_wanted).min(places.len())
+    };
+    let waiting: BTreeSet<CheckpointId> = state.sectors.values().filter(waits).map(|s| s.checkpoint).collect();
+    let waiting: BTreeSet<u64> = waiting.iter().filter_map(|c| state.checkpoints.get(c)).map(|c| c.seq).collect();
+    for c in state.copies.values().filter(|c| c.state == CopyState::Abandoned) {
+        let due = c.unneeded.is_some_and(|seq| seq <= shown && !waiting.contains(&seq));
+        if due && shows(&c.target) && shares.take(c.target) {
+            out.push(Work::RemoveIncoming { target: c.target, copy: c.id });
+        }
+    }
 }
 
 /// The sources that are still to be packed, the most important first.

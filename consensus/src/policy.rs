@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use zoneward_sectors::ids::SourceId;
 
 use crate::audits::Audits;
+use crate::keep::Rules;
 use crate::model::CheckpointKind;
 use crate::names::Mapped;
 
@@ -23,6 +24,17 @@ pub struct Policy {
     /// Where `dfs://` names lie.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub names: BTreeMap<String, Mapped>,
+    /// Which checkpoints are kept; all if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Rules>,
+    /// Seconds of credited time for which what was forgotten can be taken back.
+    #[serde(default = "grace_s")]
+    pub grace_s: u32,
+}
+
+/// A week.
+fn grace_s() -> u32 {
+    7 * 24 * 3600
 }
 
 /// One line of the calendar.
@@ -119,6 +131,8 @@ impl Default for Policy {
             limits: Vec::new(),
             audits: Audits::default(),
             names: BTreeMap::new(),
+            retention: None,
+            grace_s: grace_s(),
         }
     }
 }

@@ -9,7 +9,8 @@ use zoneward_sectors::ids::{
 use crate::apply::{Outcome, apply};
 use crate::audits::{Audited, Audits, Found};
 use crate::command::Command;
-use crate::model::{CheckpointKind, CopyState, Ground, Part, Scope, Source, State, TaskStats};
+use crate::keep::Rules;
+use crate::model::{CheckpointKind, CopyState, Ground, Part, Rebased, Scope, Source, State, TaskStats};
 use crate::policy::{Conditions, Limit, Schedule, Window};
 use crate::reading::{Reading, SnapshotKind};
 
@@ -145,6 +146,7 @@ pub fn seal(s: u8, k: u8, parts: &[(u8, Part)]) -> Command {
         seek_table: (850, 50),
         entries: 7,
         parts: parts.iter().map(|(l, p)| (layer(*l), *p)).collect(),
+        refs: Default::default(),
         copy: copy(k),
         stored_len: 9000,
     }
@@ -259,6 +261,21 @@ pub fn story() -> Vec<Command> {
         put_token(1, 100_000_000),
         put_token(2, 200_000_000),
         Command::RemoveToken { token: token(2) },
+        Command::SetTags { checkpoint: checkpoint(1), tags: ["before the move".to_owned()].into() },
+        Command::SetRetention { rules: Some(Rules { daily: 7, ..Rules::default() }) },
+        Command::SetGrace { grace_s: 8 * 24 * 3600, owner: None },
+        Command::Credit { credit_ms: 5_000 },
+        Command::Forget { checkpoints: vec![checkpoint(1)], now: false, owner: None },
+        Command::Remember { checkpoints: vec![checkpoint(1)] },
+        Command::OpenRewrite { checkpoint: checkpoint(6), max_waste: Some(10), owner: None },
+        open_layer(6, 6, 1, true),
+        open_sector(6, 6, false, 2),
+        open_copy(6, 6, 1),
+        seal(6, 6, &[(6, part(6, 0))]),
+        rebase(6, 1, &[1], &[6]),
+        finish_task(6, 1),
+        finish_task(6, 2),
+        store(6),
     ]);
     v.push(seen_by_its_sender(&v, target(2)));
     v
@@ -270,6 +287,12 @@ fn seen_by_its_sender(before: &[Command], target: TargetId) -> Command {
     all_done(&mut state, before);
     let command = Command::SetTarget { target, paused: None, owner_key_hash: Some(digest(5)) };
     Command::IfSeen { seen: crate::seen::before(&state, &command).unwrap(), command: Box::new(command) }
+}
+
+pub fn rebase(c: u8, s: u8, old: &[u8], new: &[u8]) -> Command {
+    let chain = |all: &[u8]| all.iter().map(|l| layer(*l)).collect();
+    let r = Rebased { source: source(s), old: chain(old), new: chain(new) };
+    Command::Rebase { checkpoint: checkpoint(c), chains: vec![r] }
 }
 
 pub fn edit_target(t: u8, leaving: Option<bool>) -> Command {
@@ -345,6 +368,14 @@ pub fn any_command() -> impl Strategy<Value = Command> {
         4 => (n(), kind, proptest::collection::vec(n(), 1..3)).prop_map(|(c, k, s)| open_checkpoint(c, k, &s)),
         1 => n().prop_map(|c| Command::ResumeCheckpoint { checkpoint: checkpoint(c) }),
         1 => n().prop_map(|c| Command::AbandonCheckpoint { checkpoint: checkpoint(c) }),
+        2 => (n(), any::<Option<u8>>())
+            .prop_map(|(c, w)| Command::OpenRewrite { checkpoint: checkpoint(c), max_waste: w, owner: None }),
+        2 => (n(), n(), proptest::collection::vec(n(), 0..3), proptest::collection::vec(n(), 0..3))
+            .prop_map(|(c, s, old, new)| rebase(c, s, &old, &new)),
+        2 => n().prop_map(|c| Command::Forget { checkpoints: vec![checkpoint(c)], now: false, owner: None }),
+        1 => n().prop_map(|c| Command::Remember { checkpoints: vec![checkpoint(c)] }),
+        1 => (n(), "[a,]?").prop_map(|(c, t)| Command::SetTags { checkpoint: checkpoint(c), tags: [t].into() }),
+        2 => (0u64..2_000_000_000).prop_map(|credit_ms| Command::Credit { credit_ms }),
         4 => (n(), n(), n(), any::<bool>()).prop_map(|(l, c, s, full)| open_layer(l, c, s, full)),
         4 => (n(), n(), any::<bool>(), 0u8..4).prop_map(|(s, c, sys, w)| open_sector(s, c, sys, w)),
         4 => (n(), n(), n()).prop_map(|(k, s, t)| open_copy(k, s, t)),

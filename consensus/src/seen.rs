@@ -7,7 +7,7 @@ use zoneward_sectors::crypto::sha256;
 use crate::audits::Audits;
 use crate::command::Command;
 use crate::model::{Digest, Node, Source, State, Target};
-use crate::policy::{Conditions, Limit, Schedule};
+use crate::policy::{Conditions, Limit, Policy, Schedule};
 
 /// Plain values in a fixed order: their JSON is the same on every node.
 fn digest(settings: &impl Serialize) -> Digest {
@@ -49,6 +49,11 @@ pub fn of_audits(a: &Audits) -> Digest {
     digest(&("audits", every_s, read_s, paid_read_s, silence_s))
 }
 
+/// What is kept, and how long what was forgotten can be taken back.
+pub fn of_retention(p: &Policy) -> Digest {
+    digest(&("retention", &p.retention, p.grace_s))
+}
+
 pub fn of_limits(all: &[Limit]) -> Digest {
     digest(&("limits", all))
 }
@@ -69,6 +74,7 @@ pub fn before(state: &State, command: &Command) -> Option<Digest> {
         }
         Command::SetConditions { .. } => Some(of_conditions(&state.policy.conditions)),
         Command::SetAudits { .. } => Some(of_audits(&state.policy.audits)),
+        Command::SetRetention { .. } | Command::SetGrace { .. } => Some(of_retention(&state.policy)),
         Command::SetLimits { .. } => Some(of_limits(&state.policy.limits)),
         Command::SetNode { node, .. } => state.nodes.get(node).map(of_node),
         _ => None,

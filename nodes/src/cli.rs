@@ -1,5 +1,6 @@
 //! The command line: what can be typed. Words and shapes follow what users of restic, Garage and etcd expect.
 
+mod keep;
 mod schedule;
 mod target;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use keep::*;
 pub use schedule::*;
 pub use target::*;
 
@@ -72,6 +74,17 @@ pub enum Command {
     Recover(RecoverArgs),
     /// Check that what is stored is there and whole
     Check(CheckArgs),
+    /// Forget checkpoints: by name, or all that some rules do not keep. Shows what would go; --apply does it
+    Forget(ForgetArgs),
+    /// Take back that checkpoints were forgotten
+    Undelete(UndeleteArgs),
+    /// Which checkpoints the zone keeps by itself
+    #[command(subcommand)]
+    Retention(RetentionCommand),
+    /// Free what no checkpoint needs any more. Shows what would go; --apply does it
+    Prune(PruneArgs),
+    /// Give checkpoints tags, which rules can keep them by
+    Tag(TagArgs),
     /// How the zone is: reliability and availability, why, and what to do; last backup, copies
     Status,
     /// Status, live, until Ctrl-C
@@ -187,6 +200,12 @@ pub struct BackupArgs {
     /// Compare with the last full backup instead of the last one
     #[arg(long)]
     pub differential: bool,
+    /// Read no source: write the newest checkpoint's catalogs whole again, from what is stored
+    #[arg(long, conflicts_with_all = ["full", "differential", "paths", "dry_run", "allow_older_home"])]
+    pub synthetic: bool,
+    /// Give the checkpoint this tag (repeat it)
+    #[arg(long, value_name = "TAG")]
+    pub tag: Vec<String>,
     /// Back up a source that held files and is now empty, or lies on another mount
     #[arg(long)]
     pub allow_empty: bool,
@@ -203,6 +222,12 @@ pub struct CheckpointsArgs {
     /// Only those that hold this source
     #[arg(long, value_name = "PATH")]
     pub source: Option<PathBuf>,
+    /// Only those with this tag
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<String>,
+    /// Those that were forgotten and can still be taken back
+    #[arg(long)]
+    pub forgotten: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,10 +3,12 @@
 mod backup;
 mod check;
 mod dfs;
+mod forget;
 mod keys;
 mod look;
 mod make;
 mod node;
+mod prune;
 mod quorum;
 mod recover;
 mod restore;
@@ -124,6 +126,11 @@ pub fn run(cli: Cli) -> Result<i32, Failure> {
         Command::Restore(a) => restore::restore(g, out, &a),
         Command::Recover(a) => recover::recover(g, out, &a),
         Command::Check(a) => check::check(g, out, &a),
+        Command::Forget(a) => forget::forget(g, out, &a),
+        Command::Undelete(a) => forget::undelete(g, out, &a),
+        Command::Retention(c) => forget::retention(g, out, c),
+        Command::Prune(a) => prune::prune(g, out, &a),
+        Command::Tag(a) => forget::tag(g, out, &a),
         Command::Status => status::status(g, out),
         Command::Top => status::top(g, out),
         Command::Up(a) => up::up(g, out, &a),
@@ -167,7 +174,7 @@ First steps
   zoneward restore latest --to ~/restored     get it back
 
 Look      status · checkpoints · ls · find · diff · cat
-Keep      backup · check · source · target · sector
+Keep      backup · check · source · target · sector · forget · prune · retention
 Recover   restore · recover · key
 Programs  token (the REST API of zoneward up)
 Other     completions · man · --help
@@ -178,15 +185,13 @@ zoneward COMMAND --help says more.",
 }
 
 /// Words that hands know from other tools.
-const HINTS: [(&str, &str); 8] = [
+const HINTS: [(&str, &str); 6] = [
     ("list", "zoneward checkpoints"),
     ("repo-list", "zoneward checkpoints"),
     ("create", "zoneward backup"),
     ("extract", "zoneward restore"),
     ("verify", "zoneward check"),
     ("unlock", "there are no locks: a command that is in the way is named when another one finds it"),
-    ("forget", "not built yet: nothing that was backed up is removed"),
-    ("prune", "not built yet: nothing that was backed up is removed"),
 ];
 
 pub fn usage_error(e: &clap::Error, args: &[std::ffi::OsString]) -> i32 {

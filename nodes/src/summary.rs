@@ -1,6 +1,7 @@
 //! What a backup came to, as it is told: the same whether this process did it or the zone's daemons.
 
 use zoneward_actors::backup::BackupReport;
+use zoneward_actors::retention::Applied;
 use zoneward_consensus::model::{State, TaskStats};
 use zoneward_sectors::ids::{CheckpointId, SourceId};
 
@@ -33,6 +34,8 @@ pub struct Summary {
     pub copies_made: u64,
     /// What could not be done now, in words.
     pub failed: Vec<String>,
+    /// What the zone's own rules no longer keep.
+    pub retention: Applied,
 }
 
 impl Summary {
@@ -54,6 +57,7 @@ impl Summary {
             stored_bytes: r.stored_bytes,
             copies_made: r.settled.copies_made,
             failed: r.settled.failed.clone(),
+            retention: r.retention,
         }
     }
 
@@ -92,6 +96,8 @@ impl Summary {
             stored_bytes: first.sum(),
             copies_made: copies,
             failed,
+            // The leader does that when the checkpoint is there.
+            retention: Applied::default(),
         })
     }
 
@@ -117,6 +123,15 @@ impl Summary {
                 ));
             }
         }
+        let Applied { forgotten, waits } = self.retention;
+        if forgotten > 0 {
+            let n = plural(forgotten as u64, "checkpoint", "checkpoints");
+            out.say(format!("{n} forgotten by the zone's rules (zoneward retention show)"));
+        }
+        if waits > 0 {
+            let n = plural(waits as u64, "checkpoint", "checkpoints");
+            out.say(format!("{n} would be forgotten by the zone's rules and wait for the owner: zoneward retention show"));
+        }
         let targets = state.usable_targets().count();
         let of_source = |s: &SourceSummary| state.sources.get(&s.id).map(|s| state.copies_wanted(s));
         let wanted = self.sources.iter().filter_map(of_source).max().unwrap_or(1);
@@ -138,7 +153,7 @@ impl Summary {
             "type": "summary", "schema": "zoneward.backup/1", "checkpoint": self.checkpoint, "seq": self.seq,
             "resumed": self.resumed, "dry_run": self.checkpoint.is_none(), "complete": complete, "seconds": seconds,
             "sectors": self.sectors, "stored_bytes": self.stored_bytes, "copies_made": self.copies_made,
-            "failed": self.failed, "refused": self.refused.iter().map(refused).collect::<Vec<_>>(),
+            "forgotten": self.retention.forgotten, "failed": self.failed, "refused": self.refused.iter().map(refused).collect::<Vec<_>>(),
             "sources": self.sources.iter().map(SourceSummary::json).collect::<Vec<_>>(),
         })
     }

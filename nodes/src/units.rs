@@ -107,6 +107,16 @@ pub fn parse_time(text: &str) -> Result<u32, String> {
     n.checked_mul(seconds).filter(|n| *n > 0).ok_or_else(|| "from 1s to ten years".into())
 }
 
+/// A time as people write it, in its largest whole unit.
+pub fn span(seconds: u64) -> String {
+    for (n, unit) in [(24 * 3600, "d"), (3600, "h"), (60, "min")] {
+        if seconds > 0 && seconds.is_multiple_of(n) {
+            return format!("{} {unit}", seconds / n);
+        }
+    }
+    format!("{seconds} s")
+}
+
 /// The same, or `never`, which is 0.
 pub fn parse_time_or_never(text: &str) -> Result<u32, String> {
     if text == "never" { Ok(0) } else { parse_time(text) }

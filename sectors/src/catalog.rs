@@ -9,7 +9,7 @@ use std::sync::{Arc, RwLock};
 
 use crate::ids::SectorId;
 
-pub use merge::Merge;
+pub use merge::{Lines, Merge};
 pub use reader::{CatalogError, Line, PartReader, path_is_inside};
 pub use writer::PartWriter;
 

@@ -10,6 +10,7 @@
 //! Pieces carry a number; `place` puts them in that order, so the tar stream is in path order.
 
 mod feed;
+mod moving;
 mod place;
 mod work;
 
@@ -21,9 +22,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::catalog::{CatalogError, SectorTable};
+use crate::catalog::{CatalogError, Line, SectorTable};
 use crate::chunk::Chunker;
 use crate::current::Current;
 use crate::diff::Change;
@@ -31,6 +32,7 @@ use crate::entry::Stamp;
 use crate::header::Header;
 use crate::ids::{LayerId, SectorId, SourceId};
 use crate::index::ChunkIndex;
+use crate::restore::OpenSectors;
 use crate::sector_writer::{Finished, SectorFacts, SectorOut, SectorWriteError};
 use crate::stream::RecordKeys;
 
@@ -62,7 +64,7 @@ pub struct OpenedSector {
 }
 
 /// A part of a layer that now lies in a sector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlacedPart {
     pub source: SourceId,
     pub layer: LayerId,
@@ -71,6 +73,8 @@ pub struct PlacedPart {
     pub offset: u64,
     pub length: u64,
     pub entries: u64,
+    /// The other sectors that its entries have content in.
+    pub refs: Vec<SectorId>,
 }
 
 /// Opens and seals sectors: the control plane's side of packing.
@@ -139,6 +143,9 @@ pub struct PackReport {
     /// Files that were scanned and are not in the checkpoint, neither as they are nor as they were; and their bytes.
     pub absent: u64,
     pub absent_bytes: u64,
+    /// Content that was to be moved and stays where it is, because it cannot be read; and why, for the first.
+    pub unmoved_bytes: u64,
+    pub unmoved_why: Option<String>,
 }
 
 /// Paths named in a report at most; all are counted.
@@ -191,6 +198,22 @@ struct Shared<'a> {
     fed: AtomicU64,
     placed: AtomicU64,
     free: AtomicU64,
+    moving: Option<Moving<'a>>,
+}
+
+/// Content that leaves its sectors.
+#[derive(Clone, Copy)]
+pub struct Moving<'a> {
+    /// From where it is read.
+    pub sectors: &'a dyn OpenSectors,
+    /// The sectors that it leaves, by their number.
+    pub leaves: &'a HashSet<u32>,
+}
+
+impl std::fmt::Debug for Moving<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Moving({} sectors)", self.leaves.len())
+    }
 }
 
 /// Packs sectors for several tasks, one after another; small tasks share sectors.
@@ -232,7 +255,39 @@ impl<'a, S: Sectors> Packer<'a, S> {
     where
         I: Iterator<Item = Result<Change, CatalogError>> + Send,
     {
+        self.run_with(task, estimate_after, progress, None, |shared, permits, out| {
+            feed::run(shared, task, changes, permits, out)
+        })
+    }
+
+    /// Writes the lines of a layer, with what they name moved out of the sectors that it leaves. Sectors and chunks that
+    /// moved before are known by the index.
+    pub fn run_moving<I>(
+        &mut self,
+        task: &Task,
+        lines: I,
+        moving: Moving<'a>,
+        estimate_after: u64,
+        progress: &Progress,
+    ) -> Result<PackReport, PackError>
+    where
+        I: Iterator<Item = Result<Line, CatalogError>> + Send,
+    {
+        self.run_with(task, estimate_after, progress, Some(moving), |shared, permits, out| {
+            moving::feed(shared, lines, permits, out)
+        })
+    }
+
+    fn run_with(
+        &mut self,
+        task: &Task,
+        estimate_after: u64,
+        progress: &Progress,
+        moving: Option<Moving<'_>>,
+        feed: impl FnOnce(&Shared<'_>, &Receiver<()>, &Sender<work::Piece>) -> Result<(), PackError> + Send,
+    ) -> Result<PackReport, PackError> {
         let shared = Shared {
+            moving,
             settings: self.settings,
             index: self.index,
             chunker: Chunker::new(self.gear),
@@ -266,7 +321,7 @@ impl<'a, S: Sectors> Packer<'a, S> {
             drop((work_rx, seal_rx, done_tx));
             let feed_done = std::thread::Builder::new()
                 .name("feed".into())
-                .spawn_scoped(scope, move || feed::run(shared, task, changes, &permit_rx, &work_tx))
+                .spawn_scoped(scope, move || feed(shared, &permit_rx, &work_tx))
                 .map_err(|_| PackError::Threads)?;
             let placed = self.place.run(task, shared, &done_rx, &permit_tx);
             // Whatever happened, the other threads end once their queues are gone.

@@ -18,6 +18,7 @@ use crate::entry::{Entry, Kind};
 use crate::place::{Place, PlaceError};
 use crate::sector_reader::{SectorReadError, SectorReader};
 
+pub(crate) use window::open_frames;
 use window::Window;
 
 /// Entries in one window.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use zoneward_consensus::command::Command;
 use zoneward_consensus::decide::{self, Facts};
+use zoneward_consensus::keep;
 use zoneward_consensus::limits;
 use zoneward_consensus::model::{CopyState, State};
 use zoneward_consensus::plan::Work;
@@ -22,6 +23,7 @@ use crate::clock::now_ms;
 use crate::cluster::CommandError;
 use crate::errors::ZoneError;
 use crate::node::Node;
+use crate::retention;
 use crate::transcode::{CopyProgress, copy_sector};
 use crate::zone::{Authority, Zone};
 
@@ -144,7 +146,7 @@ fn step(zone: &mut Zone, node: &Arc<Node>, work: &[Work], p: &Progress) -> Resul
 
 /// Whether this node leads and finds something to decide.
 pub fn schedule_is_due(node: &Arc<Node>) -> bool {
-    !decide(node).is_empty() || (calendar_waits(node) && node.schedules_due(SCHEDULES_EVERY))
+    !decide(node).is_empty() || !unkept(node).is_empty() || (calendar_waits(node) && node.schedules_due(SCHEDULES_EVERY))
 }
 
 /// Nodes are asked so often how busy they are while a schedule waits for them.
@@ -218,8 +220,32 @@ pub fn schedule(node: &Arc<Node>) -> Result<bool, ZoneError> {
             Err(e) => return Err(e),
         }
     }
+    did |= retain(node)?;
     // Last: nodes are asked how busy they are, and one that is dead takes its time.
     Ok(begin_scheduled(node)? || did)
+}
+
+/// On the leader: checkpoints that the zone's own rules no longer keep, if they may go without the owner's word.
+fn unkept(node: &Arc<Node>) -> Vec<CheckpointId> {
+    let state = node.view();
+    let leads = node.cluster.metrics().role == raft::Role::Leader;
+    if !leads || state.policy.retention.is_none() || state.running().is_some() {
+        return Vec::new();
+    }
+    let due = retention::due(&state);
+    if due.is_empty() || keep::held_back(&state, &due).is_some() { Vec::new() } else { due }
+}
+
+fn retain(node: &Arc<Node>) -> Result<bool, ZoneError> {
+    let checkpoints = unkept(node);
+    if checkpoints.is_empty() {
+        return Ok(false);
+    }
+    match node.propose(Command::Forget { checkpoints, now: false, owner: None }) {
+        Ok(_) => Ok(true),
+        Err(ZoneError::Command(CommandError::Refused { .. })) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// How often a node looks whether its targets still list what the state says they hold, ms.

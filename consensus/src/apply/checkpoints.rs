@@ -1,14 +1,18 @@
 //! Checkpoints, their tasks and layers, and heads.
 
+use std::collections::BTreeSet;
+
 use zoneward_sectors::ids::{CheckpointId, CopyId, LayerId, SectorId, SourceId};
 
+use super::forget::{owner_says, used_word};
 use super::{Applied, Change, Refusal, Row, leases};
 use crate::command::Command;
 use crate::limits::{MOUNTS_MAX, WARNINGS_MAX, WHY_LEN_MAX};
 use crate::model::{
-    Checkpoint, CheckpointKind, CheckpointState, CopyState, Ground, Head, Layer, Lease, RefusedSource, SectorState,
-    Task, TaskState, TaskStats,
+    Checkpoint, CheckpointKind, CheckpointState, CopyState, Ground, Head, Layer, Lease, Rebased, RefusedSource, Rewrite,
+    SectorState, Task, TaskState, TaskStats,
 };
+use crate::owner::{Act, OwnerWord};
 use crate::planted::{Bug, planted};
 use crate::work::Work;
 
@@ -19,16 +23,12 @@ pub fn open(
     sources: &[SourceId],
     allow_empty: bool,
 ) -> Applied {
-    if c.state.checkpoints.contains_key(&id) {
-        return Err(Refusal::Exists("the checkpoint"));
-    }
-    if c.state.checkpoints.values().any(|x| x.state == CheckpointState::Running) {
-        return Err(Refusal::State("another checkpoint that is still running"));
+    if kind == CheckpointKind::Synthetic {
+        return Err(Refusal::Range("the kind of the checkpoint"));
     }
     if sources.is_empty() || sources.iter().any(|s| !c.state.sources.contains_key(s)) {
         return Err(Refusal::Unknown("a source"));
     }
-    let seq = c.state.next_seq.checked_add(1).ok_or(Refusal::Range("the checkpoint's number"))?;
     let mut tasks = Vec::new();
     for source in c.state.sources.keys() {
         if sources.contains(source) {
@@ -48,6 +48,18 @@ pub fn open(
             tasks.push(Task { state: TaskState::Carried, ..old.clone() });
         }
     }
+    begin(c, id, kind, tasks, allow_empty)
+}
+
+/// Begins a checkpoint of these tasks; there is one at a time.
+fn begin(c: &mut Change<'_>, id: CheckpointId, kind: CheckpointKind, tasks: Vec<Task>, allow_empty: bool) -> Applied {
+    if c.state.checkpoints.contains_key(&id) {
+        return Err(Refusal::Exists("the checkpoint"));
+    }
+    if c.state.checkpoints.values().any(|x| x.state == CheckpointState::Running) {
+        return Err(Refusal::State("another checkpoint that is still running"));
+    }
+    let seq = c.state.next_seq.checked_add(1).ok_or(Refusal::Range("the checkpoint's number"))?;
     let checkpoint = Checkpoint {
         id,
         seq,
@@ -59,12 +71,93 @@ pub fn open(
         tasks,
         refused: Vec::new(),
         allow_empty,
+        tags: BTreeSet::new(),
+        forgotten: None,
+        credit_ms: c.state.zone.as_ref().map_or(0, |z| z.credit_ms),
+        rewrite: None,
     };
     c.state.next_seq = seq;
     c.state.checkpoints.insert(id, checkpoint);
     c.rows.insert(Row::Checkpoint(id));
     c.rows.insert(Row::Zone);
     Ok(())
+}
+
+/// Begins a synthetic checkpoint: it holds what the newest one holds, and all that checkpoints hold may be written anew for
+/// it. Each source that any of them holds is a task, so that its chains can be looked at.
+pub fn open_rewrite(c: &mut Change<'_>, id: CheckpointId, max_waste: Option<u8>, owner: Option<&OwnerWord>) -> Applied {
+    if max_waste.is_some_and(|p| p > 100) {
+        return Err(Refusal::Range("the part that may be dead"));
+    }
+    let complete = c.state.complete();
+    let newest = complete.last().ok_or(Refusal::Unknown("a checkpoint"))?;
+    let held = |x: &&Checkpoint| x.tasks.iter().map(|t| t.source).collect::<Vec<_>>();
+    let mut sources: Vec<SourceId> = complete.iter().flat_map(held).collect();
+    sources.sort();
+    sources.dedup();
+    let running = |source: SourceId| {
+        let old = newest.tasks.iter().find(|t| t.source == source);
+        let (layers, as_of_ms) = old.map_or((Vec::new(), 0), |t| (t.layers.clone(), t.as_of_ms));
+        let stats = old.map_or_else(TaskStats::default, |t| t.stats.clone());
+        let warnings = old.map_or_else(Vec::new, |t| t.warnings.clone());
+        Task { source, state: TaskState::Running, layers, as_of_ms, stats, warnings }
+    };
+    let tasks: Vec<Task> = sources.into_iter().map(running).collect();
+    if let Some(word) = owner {
+        owner_says(c, Act::Prune { checkpoint: id }, word)?;
+    }
+    begin(c, id, CheckpointKind::Synthetic, tasks, false)?;
+    let rewrite = Rewrite { max_waste, much: owner.is_some(), chains: Vec::new() };
+    if let Some(x) = c.state.checkpoints.get_mut(&id) {
+        x.rewrite = Some(rewrite);
+    }
+    if owner.is_some() {
+        used_word(c);
+    }
+    Ok(())
+}
+
+/// What stands instead of which chains once the synthetic checkpoint is stored.
+pub fn rebase(c: &mut Change<'_>, id: CheckpointId, chains: &[Rebased]) -> Applied {
+    let x = c.state.checkpoints.get(&id).ok_or(Refusal::Unknown("the checkpoint"))?;
+    if x.state != CheckpointState::Running || x.rewrite.is_none() {
+        return Err(Refusal::State("the checkpoint"));
+    }
+    for r in chains {
+        let task = x.tasks.iter().find(|t| t.source == r.source).ok_or(Refusal::Unknown("the task"))?;
+        if task.state != TaskState::Running {
+            return Err(Refusal::State("the task"));
+        }
+        leases::holds_pack(c, id, r.source)?;
+        let of_source = |l: &LayerId| c.state.layers.get(l).is_some_and(|l| l.source == r.source);
+        let whole = r.new.first().and_then(|l| c.state.layers.get(l)).is_some_and(|l| l.full);
+        if r.new.is_empty() || !whole || !r.new.iter().all(of_source) {
+            return Err(Refusal::Differs("a chain"));
+        }
+    }
+    if let Some(w) = c.state.checkpoints.get_mut(&id).and_then(|x| x.rewrite.as_mut()) {
+        w.chains.retain(|old| !chains.iter().any(|r| r.source == old.source && r.old == old.old));
+        w.chains.extend(chains.iter().cloned());
+    }
+    c.rows.insert(Row::Checkpoint(id));
+    Ok(())
+}
+
+/// Puts the new chains in the place of the old ones, in every checkpoint. What has no entry holds nothing.
+fn rebase_all(c: &mut Change<'_>, id: CheckpointId) {
+    let Some(rewrite) = c.state.checkpoints.get_mut(&id).and_then(|x| x.rewrite.as_mut()) else { return };
+    let chains = std::mem::take(&mut rewrite.chains);
+    for x in c.state.checkpoints.values_mut().filter(|x| x.id == id || x.is_complete()) {
+        for t in &mut x.tasks {
+            let Some(r) = chains.iter().find(|r| r.source == t.source && r.old == t.layers) else { continue };
+            t.layers = r.new.iter().copied().filter(|l| c.state.layers.contains_key(l)).collect();
+            c.rows.insert(Row::Checkpoint(x.id));
+        }
+    }
+    // A source that the newest checkpoint did not hold is no part of this one.
+    if let Some(x) = c.state.checkpoints.get_mut(&id) {
+        x.tasks.retain(|t| !t.layers.is_empty() || c.state.sources.contains_key(&t.source));
+    }
 }
 
 /// Gives up every sector of a checkpoint that is not sealed.
@@ -147,13 +240,18 @@ pub fn open_layer(c: &mut Change<'_>, layer: LayerId, id: CheckpointId, source: 
     }
     leases::holds_pack(c, id, source)?;
     let x = c.state.checkpoints.get_mut(&id).ok_or(Refusal::Unknown("the checkpoint"))?;
+    let synthetic = x.rewrite.is_some();
     let task = x.tasks.iter_mut().find(|t| t.source == source).ok_or(Refusal::Unknown("the task"))?;
-    // A whole catalog needs nothing before it; what was sealed of this checkpoint so far it names again.
-    if full {
-        task.layers.clear();
+    // Layers of a synthetic checkpoint belong to many chains: which, is said when they are complete.
+    if !synthetic {
+        // A whole catalog needs nothing before it; what was sealed of this checkpoint so far it names again.
+        if full {
+            task.layers.clear();
+        }
+        task.layers.push(layer);
     }
-    task.layers.push(layer);
-    c.state.layers.insert(layer, Layer { id: layer, source, checkpoint: id, full, parts: Vec::new() });
+    let record = Layer { id: layer, source, checkpoint: id, full, parts: Vec::new(), refs: Some(BTreeSet::new()) };
+    c.state.layers.insert(layer, record);
     c.rows.insert(Row::Checkpoint(id));
     c.rows.insert(Row::Layer(layer));
     Ok(())
@@ -171,8 +269,14 @@ pub fn finish_task(c: &mut Change<'_>, command: &Command) -> Applied {
     }
     leases::holds_pack(c, *checkpoint, *source)?;
     let x = c.state.checkpoints.get_mut(checkpoint).ok_or(Refusal::Unknown("the checkpoint"))?;
+    let synthetic = x.rewrite.is_some();
     let task = x.tasks.iter_mut().find(|t| t.source == *source).ok_or(Refusal::Unknown("the task"))?;
     task.state = TaskState::Done;
+    if synthetic {
+        // Nothing was read: what is known of the content is what was known before.
+        c.rows.insert(Row::Checkpoint(*checkpoint));
+        return Ok(());
+    }
     task.as_of_ms = x.started_ms;
     task.stats = stats.clone();
     task.warnings = warnings.iter().take(WARNINGS_MAX).cloned().collect();
@@ -198,11 +302,13 @@ pub fn store(c: &mut Change<'_>, id: CheckpointId) -> Applied {
         return Err(Refusal::State("a sector of the checkpoint"));
     }
     drop_empty_layers(c, id, |_| true);
+    rebase_all(c, id);
     if let Some(x) = c.state.checkpoints.get_mut(&id) {
         x.state = CheckpointState::Stored;
         x.finished_ms = Some(c.now);
     }
     c.rows.insert(Row::Checkpoint(id));
+    super::forget::collect(c, id);
     Ok(())
 }
 

@@ -29,6 +29,8 @@ pub fn add(c: &mut Change<'_>, id: NodeId, name: &str, public_key: &str, certifi
         incarnation: 0,
         standing: Standing::Member,
         version: String::new(),
+        // What passed before it came it takes from the others.
+        credit_ms: c.state.zone.as_ref().map_or(0, |z| z.credit_ms),
     };
     c.state.nodes.insert(id, node);
     c.rows.insert(Row::Node(id));

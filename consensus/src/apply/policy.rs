@@ -6,6 +6,7 @@ use super::{Applied, Change, Refusal, Row, checkpoints, name_ok};
 use crate::audits::Audits;
 use crate::command::Command;
 use crate::limits::{CRON_LEN_MAX, DFS_NAMES_MAX, LIMITS_MAX, SCHEDULES_MAX};
+use crate::model::CheckpointKind;
 use crate::names::{is_name, is_place, name_of};
 use crate::policy::{Conditions, Limit, Schedule};
 
@@ -17,6 +18,9 @@ pub fn put_schedule(c: &mut Change<'_>, name: &str, schedule: &Schedule) -> Appl
     }
     if schedule.window.is_some_and(|w| !w.is_valid()) {
         return Err(Refusal::Range("the window"));
+    }
+    if schedule.checkpoint_kind == CheckpointKind::Synthetic {
+        return Err(Refusal::Range("the kind of the checkpoint"));
     }
     if schedule.idle_wait_min > 7 * 24 * 60 {
         return Err(Refusal::Range("the time to wait"));

@@ -85,6 +85,7 @@ pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
         silent: None,
         trouble: None,
         lease: c.lease,
+        unneeded: None,
     };
     c.state.copies.insert(*copy, record);
     c.rows.insert(Row::Copy(*copy));
@@ -110,8 +111,19 @@ fn holds_room(state: CopyState) -> bool {
 }
 
 pub fn seal(c: &mut Change<'_>, command: &Command) -> Applied {
-    let Command::SealSector { sector, raw_id, raw_len, tar_len, index, seek_table, entries, parts, copy, stored_len } =
-        command
+    let Command::SealSector {
+        sector,
+        raw_id,
+        raw_len,
+        tar_len,
+        index,
+        seek_table,
+        entries,
+        parts,
+        refs,
+        copy,
+        stored_len,
+    } = command
     else {
         return Err(Refusal::Unknown("the command"));
     };
@@ -128,9 +140,19 @@ pub fn seal(c: &mut Change<'_>, command: &Command) -> Applied {
         return Err(Refusal::Range("the sector's length"));
     }
     parts_fit(c, s, *tar_len, parts)?;
+    if refs.keys().any(|l| parts.iter().all(|(of, _)| of != l)) {
+        return Err(Refusal::Differs("a layer's content"));
+    }
+    let known = |id: &SectorId| *id == *sector || c.state.sectors.get(id).is_some_and(|s| s.is_sealed());
+    if !refs.values().flatten().all(known) {
+        return Err(Refusal::Unknown("a sector that holds content"));
+    }
     for (layer, part) in parts {
         if let Some(l) = c.state.layers.get_mut(layer) {
             l.parts.push(*part);
+            if let (Some(all), Some(more)) = (&mut l.refs, refs.get(layer)) {
+                all.extend(more.iter().copied().filter(|s| s != sector));
+            }
             c.rows.insert(Row::Layer(*layer));
         }
     }

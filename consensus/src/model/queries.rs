@@ -67,7 +67,7 @@ impl State {
         let mut chain = newest.map(|t| t.layers.clone()).unwrap_or_default();
         match kind {
             CheckpointKind::Full => chain.clear(),
-            CheckpointKind::Incremental => {}
+            CheckpointKind::Incremental | CheckpointKind::Synthetic => {}
             // Everything since the last full backup is compared with that backup alone.
             CheckpointKind::Differential => {
                 let full = chain.iter().rposition(|l| self.layers.get(l).is_some_and(|l| l.full)).unwrap_or(0);

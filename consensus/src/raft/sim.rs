@@ -16,6 +16,7 @@ mod members;
 mod operator;
 mod order;
 mod promises;
+mod reach;
 mod report;
 mod segments;
 mod settle;

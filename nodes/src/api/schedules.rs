@@ -151,7 +151,8 @@ fn view(name: &str, s: &Schedule, stands: Option<&Stands>) -> ScheduleView {
         sources: s.sources.iter().map(ToString::to_string).collect(),
         kind: match s.checkpoint_kind {
             CheckpointKind::Full => Kind::Full,
-            CheckpointKind::Incremental => Kind::Incremental,
+            // A schedule cannot ask for a synthetic one.
+            CheckpointKind::Incremental | CheckpointKind::Synthetic => Kind::Incremental,
             CheckpointKind::Differential => Kind::Differential,
         },
         idle_wait_minutes: s.idle_wait_min,

@@ -1,6 +1,6 @@
 //! `backup`.
 
-mod shared;
+pub(super) mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use zoneward_actors::backup::{BackupReport, BackupRequest, Event, backup as run_backup};
 use zoneward_actors::zone::Zone;
+use zoneward_consensus::command::Command;
 use zoneward_consensus::model::CheckpointKind;
 use zoneward_sectors::glob::{Excludes, parse_patterns_file};
 use zoneward_sectors::ids::SourceId;
@@ -95,6 +96,11 @@ pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
     for u in zone.unreachable() {
         out.warn(format!("target {} cannot be used: {}", u.name, crate::errors::chain(&u.error)));
     }
+    super::forget::tags_ok(&a.tag)?;
+    if a.synthetic {
+        let code = super::prune::synthetic(g, out, &mut zone)?;
+        return set_tags(&mut zone, a).map(|()| code);
+    }
     let kind = match (a.full, a.differential) {
         (true, _) => CheckpointKind::Full,
         (_, true) => CheckpointKind::Differential,
@@ -122,8 +128,24 @@ pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
     });
     // In reverse: of a path that was named twice the first has what was there before.
     remembered.reverse();
+    let done = match done {
+        Ok(code) if !a.dry_run => set_tags(&mut zone, a).map(|()| code),
+        done => done,
+    };
     let back = source::put_back(&mut zone, remembered, last_seq);
     done.and_then(|code| back.map(|()| code))
+}
+
+/// Gives the checkpoint that was just made its tags.
+fn set_tags(zone: &mut Zone, a: &BackupArgs) -> Result<(), Failure> {
+    if a.tag.is_empty() {
+        return Ok(());
+    }
+    zone.refresh();
+    let Some((id, mut tags)) = zone.state().complete().last().map(|c| (c.id, c.tags.clone())) else { return Ok(()) };
+    tags.extend(a.tag.iter().cloned());
+    zone.propose(Command::SetTags { checkpoint: id, tags })?;
+    Ok(())
 }
 
 /// Runs a backup with its progress shown.

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use zoneward_actors::errors::ZoneError;
 use zoneward_actors::restore::{Held, absolute as join, is_within as within, sources_of};
 use zoneward_actors::zone::Zone;
-use zoneward_consensus::model::{Checkpoint, CheckpointState, TaskState};
+use zoneward_consensus::keep::grace_is_over;
+use zoneward_consensus::model::{Checkpoint, CheckpointKind, CheckpointState, TaskState};
 use zoneward_sectors::entry::{Entry, Extent, Kind};
 use zoneward_sectors::glob::Excludes;
 use zoneward_sectors::ids::CheckpointId;
@@ -65,6 +66,7 @@ fn checkpoint_json(zone: &Zone, c: &Checkpoint) -> serde_json::Value {
     serde_json::json!({
         "id": c.id, "seq": c.seq, "kind": zone.state().kind_made(c), "state": c.state, "started": utc_time(c.started_ms),
         "finished": c.finished_ms.map(utc_time), "published": c.state == CheckpointState::Published,
+        "tags": c.tags, "forgotten": c.forgotten.map(|f| utc_time(f.at_ms)),
         "complete": c.tasks.iter().all(|t| t.stats.unread + t.stats.unsteady == 0), "sources": tasks,
     })
 }
@@ -72,6 +74,7 @@ fn checkpoint_json(zone: &Zone, c: &Checkpoint) -> serde_json::Value {
 pub fn checkpoints(g: &Global, out: Out, a: &CheckpointsArgs) -> Result<i32, Failure> {
     let zone = open(g)?;
     let mut all = zone.state().complete();
+    all.retain(|c| c.forgotten.is_some() == a.forgotten && a.tag.as_ref().is_none_or(|t| c.tags.contains(t)));
     if let Some(path) = &a.source {
         let path = as_stored(path)?;
         let id = zone.state().source_at(path.as_os_str().as_bytes()).map(|s| s.id);
@@ -91,7 +94,16 @@ pub fn checkpoints(g: &Global, out: Out, a: &CheckpointsArgs) -> Result<i32, Fai
             (_, 0) => String::new(),
             (_, n) => format!("  {n} could not be read well"),
         };
-        out.answer(format!("{:>5}  {:.8}  {}{note}", c.seq, c.id.to_string(), local_time(c.started_ms)));
+        let kind = if c.kind == CheckpointKind::Synthetic { "  synthetic" } else { "" };
+        let tags: Vec<&str> = c.tags.iter().map(String::as_str).collect();
+        let tags = if tags.is_empty() { String::new() } else { format!("  [{}]", tags.join(", ")) };
+        let gone = c.forgotten.map(|f| match grace_is_over(zone.state(), c) {
+            true => "  leaves with the next backup".to_owned(),
+            false => format!("  forgotten {}", local_time(f.at_ms)),
+        });
+        let gone = gone.unwrap_or_default();
+        let head = format!("{:>5}  {:.8}  {}", c.seq, c.id.to_string(), local_time(c.started_ms));
+        out.answer(format!("{head}{kind}{tags}{gone}{note}"));
         for t in &c.tasks {
             let Some(s) = zone.state().source_ever(t.source) else { continue };
             let as_of = if t.state == TaskState::Carried {
@@ -102,7 +114,9 @@ pub fn checkpoints(g: &Global, out: Out, a: &CheckpointsArgs) -> Result<i32, Fai
             out.answer(format!("         {:>10}  {}{as_of}", bytes(t.stats.bytes), show_path(&s.path)));
         }
     }
-    if shown.is_empty() {
+    if shown.is_empty() && a.forgotten {
+        out.say("no checkpoint is forgotten");
+    } else if shown.is_empty() {
         out.say("no checkpoint yet: zoneward backup PATH makes one");
     }
     Ok(0)

@@ -260,6 +260,7 @@ fn kind_text(kind: CheckpointKind) -> &'static str {
         CheckpointKind::Full => "full",
         CheckpointKind::Incremental => "incremental",
         CheckpointKind::Differential => "differential",
+        CheckpointKind::Synthetic => "synthetic",
     }
 }
 

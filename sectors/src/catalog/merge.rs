@@ -79,21 +79,42 @@ impl Merge {
     }
 }
 
+impl Merge {
+    /// All that the layers say together, with what they say is gone: one layer that stands for them.
+    pub fn lines(self) -> Lines {
+        Lines(self)
+    }
+
+    fn next_line(&mut self) -> Option<Result<Line, CatalogError>> {
+        if self.failed {
+            return None;
+        }
+        self.step().inspect_err(|_| self.failed = true).transpose()
+    }
+}
+
 impl Iterator for Merge {
     type Item = Result<Entry, CatalogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.failed {
-            match self.step() {
-                Ok(Some(Line::Entry(e))) => return Some(Ok(e)),
-                Ok(Some(Line::Gone(_))) => {}
-                Ok(None) => return None,
-                Err(e) => {
-                    self.failed = true;
-                    return Some(Err(e));
-                }
+        loop {
+            match self.next_line()? {
+                Ok(Line::Entry(e)) => return Some(Ok(e)),
+                Ok(Line::Gone(_)) => {}
+                Err(e) => return Some(Err(e)),
             }
         }
-        None
+    }
+}
+
+/// The lines of several layers as those of one.
+#[derive(Debug)]
+pub struct Lines(Merge);
+
+impl Iterator for Lines {
+    type Item = Result<Line, CatalogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next_line()
     }
 }

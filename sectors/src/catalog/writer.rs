@@ -139,6 +139,11 @@ impl PartWriter {
         }
     }
 
+    /// The other sectors that its entries have content in.
+    pub fn refs(&self) -> Vec<SectorId> {
+        self.numbers.keys().filter_map(|n| self.table.id(*n)).collect()
+    }
+
     fn number_in_part(&mut self, sector: u32) -> u32 {
         if sector == self.own {
             return 0;

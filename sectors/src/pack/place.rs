@@ -246,6 +246,20 @@ impl<'a, S: Sectors> Placing<'a, S> {
                 self.entry(e, shared)
             }
             News::Kept(e) => self.part(|p| p.push(&e)),
+            News::Moved(mut e, unmoved) => {
+                self.settle(&mut e.extents, base, shared)?;
+                self.unmoved(unmoved);
+                self.part(|p| p.push(&e))
+            }
+            News::Unmoved(unmoved) => {
+                self.unmoved(Some(unmoved));
+                Ok(())
+            }
+            News::MovedLarge(mut e, unmoved) => {
+                e.extents = self.current.as_mut().map(|c| std::mem::take(&mut c.extents)).unwrap_or_default();
+                self.unmoved(unmoved);
+                self.part(|p| p.push(&e))
+            }
             News::Gone(path) => {
                 self.part(|p| p.push_gone(&path))?;
                 Ok(())
@@ -279,6 +293,12 @@ impl<'a, S: Sectors> Placing<'a, S> {
                 Ok(())
             }
         }
+    }
+
+    fn unmoved(&mut self, unmoved: Option<super::moving::Unmoved>) {
+        let Some(u) = unmoved else { return };
+        self.report.unmoved_bytes += u.bytes;
+        self.report.unmoved_why.get_or_insert(u.why);
     }
 
     fn unsteady(&mut self, path: Vec<u8>) {
@@ -346,6 +366,7 @@ impl<'a, S: Sectors> Placing<'a, S> {
     fn flush_part(&mut self) -> Result<(), PackError> {
         let (Some(c), Some(open)) = (&mut self.current, &mut self.open) else { return Ok(()) };
         let Some(part) = c.part.take() else { return Ok(()) };
+        let refs = part.refs();
         let (lines, entries) = part.finish();
         let mut head = Vec::new();
         pax::append_simple(&mut head, &format!(".zoneward/catalog/{:06}.jsonl", open.parts.len()), lines.len() as u64);
@@ -368,6 +389,7 @@ impl<'a, S: Sectors> Placing<'a, S> {
             offset,
             length: lines.len() as u64,
             entries,
+            refs,
         };
         c.next_part += 1;
         open.parts.push((placed, frames));

@@ -8,8 +8,10 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender, select_biased};
 
+use super::moving::Unmoved;
 use super::{PackError, READ_BUFFERS_MAX, Shared, Task};
 use crate::attrs;
+use crate::catalog::Line;
 use crate::diff::Change;
 use crate::entry::{Entry, Extent, Kind, Meta, Xattrs};
 use crate::frames::FrameWriter;
@@ -48,6 +50,10 @@ pub(super) enum PieceBody {
         pad: usize,
         end: Option<LargeEnd>,
     },
+    /// Lines that are written anew, with what they name.
+    Lines(Vec<Line>),
+    /// A stretch of a large file's content that is moved; with the entry, the last.
+    Extents { extents: Vec<Extent>, end: Option<Box<Entry>> },
     /// A large file that could not be opened.
     Failed { path: Vec<u8>, error: io::Error, lost: Option<u64> },
 }
@@ -105,6 +111,12 @@ pub(super) enum News {
     Gone(Vec<u8>),
     /// As the base has it.
     Kept(Entry),
+    /// As it was, with its content elsewhere; and what of that could not be moved.
+    Moved(Entry, Option<Unmoved>),
+    /// What could not be moved of the large file under way.
+    Unmoved(Unmoved),
+    /// The same, after its extents.
+    MovedLarge(Entry, Option<Unmoved>),
     /// More extents of the large file under way.
     Extents(Vec<Extent>),
     /// The large file is complete.
@@ -124,7 +136,7 @@ impl Unit {
         self.frames.iter().map(|f| f.1).sum()
     }
 
-    fn add_frame(&mut self, writer: &mut FrameWriter, tar: &[u8]) -> Result<(), PackError> {
+    pub(super) fn add_frame(&mut self, writer: &mut FrameWriter, tar: &[u8]) -> Result<(), PackError> {
         let before = self.raw.len();
         writer.append(tar, &mut self.raw).map_err(PackError::Compress)?;
         self.frames.push((self.raw.len() - before, tar.len()));
@@ -132,7 +144,7 @@ impl Unit {
     }
 
     /// For a stretch of one file: a look at samples tells whether compressing is worth it.
-    fn add_uniform(&mut self, writer: &mut FrameWriter, tar: &[u8]) -> Result<(), PackError> {
+    pub(super) fn add_uniform(&mut self, writer: &mut FrameWriter, tar: &[u8]) -> Result<(), PackError> {
         let before = self.raw.len();
         writer.append_uniform(tar, &mut self.raw).map_err(PackError::Compress)?;
         self.frames.push((self.raw.len() - before, tar.len()));
@@ -198,11 +210,11 @@ pub(super) fn run(
     }
 }
 
-struct Worker<'a> {
-    shared: &'a Shared<'a>,
-    task: &'a Task,
-    writer: FrameWriter,
-    tar: Vec<u8>,
+pub(super) struct Worker<'a> {
+    pub(super) shared: &'a Shared<'a>,
+    pub(super) task: &'a Task,
+    pub(super) writer: FrameWriter,
+    pub(super) tar: Vec<u8>,
 }
 
 impl Worker<'_> {
@@ -221,13 +233,15 @@ impl Worker<'_> {
                 }
                 Ok(units)
             }
+            PieceBody::Lines(lines) => Ok(vec![self.moved_lines(lines)?]),
+            PieceBody::Extents { extents, end } => self.moved_extents(piece.seq, extents, end),
             PieceBody::Failed { path, error, lost } => {
                 Ok(vec![Unit { news: vec![News::Failed { path, error, lost }], ..Unit::default() }])
             }
         }
     }
 
-    fn fingerprint(&self, data: &[u8]) -> [u8; 32] {
+    pub(super) fn fingerprint(&self, data: &[u8]) -> [u8; 32] {
         *blake3::keyed_hash(&self.shared.fingerprint_key, data).as_bytes()
     }
 

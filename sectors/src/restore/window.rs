@@ -372,10 +372,12 @@ impl Run<'_, '_> {
     ) {
         let mine = &stretches[task.stretches.clone()];
         let Some(reader) = readers.get(&task.sector) else { return };
-        let mut opened = open_frames(reader, mine).map_err(read_failure);
+        let start = mine.first().map_or(0, |s| s.offset);
+        let end = mine.iter().map(|s| s.offset.saturating_add(s.len)).max().unwrap_or(0);
+        let mut opened = open_frames(reader, start, end).map_err(read_failure);
         if let Err((_, e)) = &opened {
             opened = match self.sectors.after_failure(task.sector, e) {
-                Ok(other) => open_frames(&other, mine).map_err(read_failure),
+                Ok(other) => open_frames(&other, start, end).map_err(read_failure),
                 Err(no) => return self.lose(placer, mine, &no.why, Cause::of_stored(no.damage)),
             };
         }
@@ -559,11 +561,9 @@ thread_local! {
     static RAW_BUFFERS: std::cell::RefCell<(Vec<u8>, Vec<u8>)> = const { std::cell::RefCell::new((Vec::new(), Vec::new())) };
 }
 
-/// Opens the frames that hold these neighbouring stretches: the tar bytes and where they begin.
-fn open_frames(reader: &SectorReader, stretches: &[Stretch]) -> Result<(Vec<u8>, u64), SectorReadError> {
+/// Opens the frames that hold this range of the tar stream: their bytes and where they begin.
+pub(crate) fn open_frames(reader: &SectorReader, start: u64, end: u64) -> Result<(Vec<u8>, u64), SectorReadError> {
     let table = reader.table();
-    let start = stretches.first().map_or(0, |s| s.offset);
-    let end = stretches.iter().map(|s| s.offset.saturating_add(s.len)).max().unwrap_or(0);
     let first = table.find(start).ok_or(SectorReadError::Range)?;
     let last = table.find(end.saturating_sub(1)).ok_or(SectorReadError::Range)?;
     let (first_raw, first_tar) = table.frame(first).ok_or(SectorReadError::Range)?;

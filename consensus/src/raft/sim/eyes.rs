@@ -14,6 +14,7 @@ use super::copies::Copies;
 use super::fencing::Fencing;
 use super::levels::Levels;
 use super::members::Members;
+use super::reach::Reach;
 use super::segments::Segments;
 use super::slots::Slots;
 use super::{logs, states};
@@ -24,7 +25,7 @@ use crate::raft::{LogEntry, Reply};
 /// An invariant that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
-    /// Its name in the list of invariants: `C1` … `C8`, `D3`, `D5`, `L1`.
+    /// Its name in the list of invariants: `C1` … `C8`, `D3`, `D5`, `D6`, `L1`.
     pub invariant: &'static str,
     pub what: String,
     /// Simulated milliseconds since the run began.
@@ -72,6 +73,7 @@ pub struct Eyes {
     fencing: Fencing,
     slots: Slots,
     copies: Copies,
+    pub reach: Reach,
     levels: Levels,
     replies: BTreeMap<u64, Digest>,
     /// Number of the next entry that nobody has applied yet.
@@ -97,6 +99,7 @@ pub fn open() {
         fencing: Fencing::default(),
         slots: Slots::default(),
         copies: Copies,
+        reach: Reach::default(),
         levels: Levels::default(),
         replies: BTreeMap::new(),
         next: None,
@@ -177,6 +180,7 @@ impl Eyes {
         }
         let first = First { index, by: entry.node, command: &command, state };
         self.copies.entry(&first, &self.segments, found);
+        self.reach.entry(&first, found);
         self.members.entry(&first, found);
         self.slots.entry(&first, found);
         self.fencing.entry(&first, found);
@@ -203,6 +207,8 @@ fn kind(command: &Command) -> &'static str {
         Command::FinishCheckpoint { .. } => "checkpoints finished",
         Command::PublishedPointer { .. } => "heads published",
         Command::AbandonCopy { .. } => "leftovers removed",
+        Command::Forget { .. } => "checkpoints forgotten",
+        Command::OpenRewrite { .. } => "rewrites begun",
         Command::RemoveNode { .. } => "nodes removed",
         Command::StartNode { .. } => "node starts",
         Command::SetZone { .. } => "settings",

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use zoneward_sectors::ids::{CheckpointId, SourceId};
 
+use super::voice::Voice;
 use super::world::World;
 use super::zone;
 use crate::command::Command;
@@ -66,6 +67,18 @@ impl World {
         let (up, _) = self.split();
         let Some(voice) = up.get(net.roll(up.len() as u64) as usize).and_then(|id| self.voice(*id)) else { return };
         let kind = [CheckpointKind::Full, CheckpointKind::Incremental][net.roll(2) as usize];
+        if net.roll(3) == 0 {
+            forget(voice.clone());
+        }
+        if net.roll(4) == 0 {
+            let open = Command::OpenRewrite {
+                checkpoint: CheckpointId(voice.fresh()),
+                max_waste: Some(10),
+                owner: None,
+            };
+            tokio::spawn(async move { drop(voice.insist(&open).await) });
+            return;
+        }
         let first = 1 + net.roll(3);
         let sources = (first..=3).map(|i| SourceId(zoneward_sectors::ids::NodeId::from(i).0)).collect();
         let open = Command::OpenCheckpoint {
@@ -105,6 +118,18 @@ impl World {
         let others = all.into_iter().filter(|o| *o != id).collect();
         self.change = Change::Out(id, tokio::spawn(put_out(net, others, id)));
     }
+}
+
+/// Forgets one of the older checkpoints, or takes a mark back.
+fn forget(voice: Voice) {
+    let state = voice.state();
+    let all = state.complete();
+    let Some(c) = all.get(voice.net.roll(all.len() as u64 + 1) as usize) else { return };
+    let command = match c.forgotten {
+        Some(_) => Command::Remember { checkpoints: vec![c.id] },
+        None => Command::Forget { checkpoints: vec![c.id], now: false, owner: None },
+    };
+    tokio::spawn(async move { drop(voice.insist(&command).await) });
 }
 
 /// Whether the zone goes on without a node that is lost for good.

@@ -1,5 +1,7 @@
 //! The steps themselves, with seeded content: what is read of a source differs with each try, what is copied never does.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use zoneward_sectors::crypto::sha256;
 use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, LayerId, SectorId, SourceId, TargetId, ZoneAlias};
 
@@ -8,11 +10,13 @@ use super::segments::SEGMENTS;
 use super::voice::{Lost, Voice};
 use crate::audits::{Audited, Found, reads_all};
 use crate::command::Command;
-use crate::model::{Copy, CopyState, Part, State, TaskStats};
+use crate::model::{CheckpointKind, Copy, CopyState, Part, Rebased, State, TaskStats};
 use crate::plan::{Work, newest_system};
 
 /// Sectors of one source in one checkpoint.
 const SLICES: u64 = 2;
+/// Chains of a source that a synthetic checkpoint writes anew.
+const CHAINS: usize = 4;
 /// Stored bytes of each copy.
 const STORED_LEN: u64 = 9000;
 
@@ -105,7 +109,13 @@ impl Step<'_> {
     }
 
     /// A sector with its first copy. `parts` is empty for system data.
-    async fn sector(&self, open: Command, sector: SectorId, part: Option<(LayerId, Part)>) -> Result<(), Lost> {
+    async fn sector(
+        &self,
+        open: Command,
+        sector: SectorId,
+        parts: Vec<(LayerId, Part)>,
+        refs: BTreeMap<LayerId, BTreeSet<SectorId>>,
+    ) -> Result<(), Lost> {
         let state = self.voice.state();
         // One that is this lease's already is gone on with.
         let begun = state.sectors.values().find(|s| s.lease == Some(self.epoch) && !s.is_sealed()).map(|s| s.id);
@@ -132,7 +142,7 @@ impl Step<'_> {
             let _ = self.voice.insist(&early).await;
         }
         self.upload(copy, &raw).await?;
-        let parts = part.into_iter().map(|(layer, part)| (layer, Part { sector, ..part })).collect();
+        let parts = parts.into_iter().map(|(layer, part)| (layer, Part { sector, ..part })).collect();
         let seal = Command::SealSector {
             sector,
             raw_id: raw,
@@ -142,6 +152,7 @@ impl Step<'_> {
             seek_table: (850, 50),
             entries: 7,
             parts,
+            refs,
             copy,
             stored_len: STORED_LEN,
         };
@@ -150,6 +161,11 @@ impl Step<'_> {
 
     async fn pack(&self, checkpoint: CheckpointId, source: SourceId) -> Result<(), Lost> {
         let state = self.voice.state();
+        if state.checkpoints.get(&checkpoint).is_some_and(|c| c.rewrite.is_some()) {
+            return self.rewrite(&state, checkpoint, source).await;
+        }
+        let chain = state.base_chain(source, CheckpointKind::Incremental);
+        let base: Vec<SectorId> = of_chain(&state, &chain).into_iter().collect();
         let own: Vec<_> = state.layers.values().filter(|l| l.checkpoint == checkpoint && l.source == source).collect();
         let sealed: u64 = own.iter().map(|l| l.parts.len() as u64).sum();
         let (priority, copies) = state.sources.get(&source).map_or((0, 1), |s| (s.priority, state.copies_wanted(s)));
@@ -163,11 +179,40 @@ impl Step<'_> {
             let sector = SectorId(self.voice.fresh());
             let open = open_sector(sector, checkpoint, false, copies, priority);
             let part = Part { sector, part: part as u32, offset: 0, length: 100, entries: slice };
-            self.sector(open, sector, Some((layer, part))).await?;
+            // What it holds names content of a sector that the source's chain names, now and then.
+            let known = base.get(self.voice.net.roll(2 * base.len() as u64 + 1) as usize).copied();
+            let refs = BTreeMap::from([(layer, known.into_iter().collect())]);
+            self.sector(open, sector, vec![(layer, part)], refs).await?;
         }
         let stats = TaskStats { files: 7, bytes: 70, ..TaskStats::default() };
         let finish = Command::FinishTask { checkpoint, source, stats, warnings: vec![], ground: None, entries: 8 };
         self.say(finish).await
+    }
+
+    /// The newest chains of a source, each written as one layer; content stays or moves, as drawn.
+    async fn rewrite(&self, state: &State, checkpoint: CheckpointId, source: SourceId) -> Result<(), Lost> {
+        let mut chains: Vec<Vec<LayerId>> = Vec::new();
+        for t in state.complete().into_iter().rev().flat_map(|c| &c.tasks).filter(|t| t.source == source) {
+            if !t.layers.is_empty() && !chains.contains(&t.layers) && chains.len() < CHAINS {
+                chains.push(t.layers.clone());
+            }
+        }
+        let (mut parts, mut refs, mut rebased) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let sector = SectorId(self.voice.fresh());
+        for old in chains {
+            let layer = LayerId(self.voice.fresh());
+            self.say(Command::OpenLayer { layer, checkpoint, source, full: true }).await?;
+            parts.push((layer, Part { sector, part: 0, offset: 0, length: 100, entries: 3 }));
+            let stays = self.voice.net.roll(2) == 0;
+            refs.insert(layer, if stays { of_chain(state, &old) } else { BTreeSet::new() });
+            rebased.push(Rebased { source, old, new: vec![layer] });
+        }
+        if !rebased.is_empty() {
+            self.sector(open_sector(sector, checkpoint, false, 2, 0), sector, parts, refs).await?;
+            self.say(Command::Rebase { checkpoint, chains: rebased }).await?;
+        }
+        let (stats, warnings) = (TaskStats::default(), Vec::new());
+        self.say(Command::FinishTask { checkpoint, source, stats, warnings, ground: None, entries: 0 }).await
     }
 
     async fn copy(&self, sector: SectorId, target: TargetId) -> Result<(), Lost> {
@@ -195,7 +240,7 @@ impl Step<'_> {
 
     async fn system(&self, checkpoint: CheckpointId) -> Result<(), Lost> {
         let sector = SectorId(self.voice.fresh());
-        self.sector(open_sector(sector, checkpoint, true, 3, 50), sector, None).await
+        self.sector(open_sector(sector, checkpoint, true, 3, 50), sector, Vec::new(), BTreeMap::new()).await
     }
 
     async fn publish(&self, target: TargetId) -> Result<(), Lost> {
@@ -233,9 +278,23 @@ impl Step<'_> {
 
     async fn remove(&self, copy: CopyId) -> Result<(), Lost> {
         self.work().await;
-        eyes::with(|e| e.segments.remove(copy));
+        // One that fell behind does not remove: the product's lease is looked at before each effect.
+        let state = self.voice.state();
+        if !state.leases.contains_key(&self.epoch) {
+            return Err(Lost::Gone);
+        }
+        eyes::with(|e| {
+            e.reach.removes(&state, copy, &mut e.found);
+            e.segments.remove(copy);
+        });
         self.say(Command::AbandonCopy { copy }).await
     }
+}
+
+/// What a chain's layers lie in and name.
+fn of_chain(state: &State, chain: &[LayerId]) -> BTreeSet<SectorId> {
+    let layers = chain.iter().filter_map(|l| state.layers.get(l));
+    layers.flat_map(|l| l.parts.iter().map(|p| p.sector).chain(l.refs.iter().flatten().copied())).collect()
 }
 
 fn open_sector(sector: SectorId, checkpoint: CheckpointId, system: bool, copies: u8, min_priority: i32) -> Command {

@@ -20,7 +20,7 @@ use crate::raft::Role;
 
 /// Begins the tasks of one start of a node. They end with the node's power.
 pub fn begin(voice: &Voice) -> Vec<JoinHandle<()>> {
-    let (a, b, c) = (voice.clone(), voice.clone(), voice.clone());
+    let (a, b, c, d) = (voice.clone(), voice.clone(), voice.clone(), voice.clone());
     vec![
         tokio::spawn(async move {
             start(&a).await;
@@ -28,7 +28,22 @@ pub fn begin(voice: &Voice) -> Vec<JoinHandle<()>> {
         }),
         tokio::spawn(lane(b, &[Kind::Stage, Kind::Upload, Kind::Rebuild, Kind::Audit])),
         tokio::spawn(schedule(c)),
+        tokio::spawn(credit(d)),
     ]
+}
+
+/// So much time passes for the zone's grace while a simulated millisecond does: a week in half a minute.
+const CREDIT_SPEED: u64 = 20_000;
+
+/// Says how much time passed.
+async fn credit(voice: Voice) {
+    loop {
+        voice.pause(4_000, 12_000).await;
+        let credit_ms = voice.begun.elapsed().as_millis() as u64 * CREDIT_SPEED;
+        if voice.state().nodes.get(&voice.me()).is_some_and(|n| n.credit_ms < credit_ms) {
+            let _ = voice.say(&Command::Credit { credit_ms }).await;
+        }
+    }
 }
 
 /// Says that this node started, and which targets it can use.

@@ -42,8 +42,6 @@ pub fn backup(
         return Err(Failure::new(1206, exit::REFUSED, "a daemon serves this home")
             .help("stop it, run this command, then start it again: zoneward up"));
     }
-    let started = Instant::now();
-    let client = serving(g).ok_or_else(|| Failure::new(2007, exit::FAILED, "the daemon has just stopped"))?;
     let running = zone.state().running().map(|c| (c.id, c.seq));
     let checkpoint = match running {
         Some((id, seq)) => {
@@ -57,6 +55,19 @@ pub fn backup(
             id
         }
     };
+    stay(g, out, zone, checkpoint, missing)
+}
+
+/// Stays with a checkpoint that the daemons make, and tells what came of it.
+pub fn stay(
+    g: &Global,
+    out: Out,
+    zone: &mut Zone,
+    checkpoint: CheckpointId,
+    missing: Vec<Failure>,
+) -> Result<i32, Failure> {
+    let started = Instant::now();
+    let client = serving(g).ok_or_else(|| Failure::new(2007, exit::FAILED, "the daemon has just stopped"))?;
     let mut waits = attend(g, &client, zone, checkpoint)?;
     let state = zone.state();
     waits.extend(lost_sectors(state));
