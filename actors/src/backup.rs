@@ -186,7 +186,17 @@ pub fn backup(
     let retention = retention::apply(zone)?;
     let seq = zone.state().checkpoints.get(&checkpoint).map_or(0, |c| c.seq);
     let resumed = resumed.is_some();
-    Ok(BackupReport { checkpoint: Some(checkpoint), seq, resumed, sources, refused, sectors, stored_bytes, settled, retention })
+    Ok(BackupReport {
+        checkpoint: Some(checkpoint),
+        seq,
+        resumed,
+        sources,
+        refused,
+        sectors,
+        stored_bytes,
+        settled,
+        retention,
+    })
 }
 
 /// Packs sources of a checkpoint under the lease that this handle works with: from where sealed work of them ended. A

@@ -43,11 +43,8 @@ impl Look {
     /// How much time surely passed since an earlier look.
     fn since(&self, before: &Look) -> u64 {
         let wall = self.wall_ms.saturating_sub(before.wall_ms);
-        let most = if self.boot == before.boot {
-            self.steady_ms.saturating_sub(before.steady_ms)
-        } else {
-            RESTART_MS_MAX
-        };
+        let most =
+            if self.boot == before.boot { self.steady_ms.saturating_sub(before.steady_ms) } else { RESTART_MS_MAX };
         wall.min(most)
     }
 }

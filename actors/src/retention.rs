@@ -197,7 +197,11 @@ mod tests {
         assert_eq!(kept(&s, &Rules { weekly: 2, ..Rules::default() }).len(), 2);
         assert_eq!(kept(&s, &Rules { within_s: 86_400, ..Rules::default() }), [40, 39, 38]);
         assert_eq!(kept(&s, &Rules::default()), [40], "the newest, whatever the rules");
-        assert_eq!(kept(&s, &Rules { last: 1, daily: 2, ..Rules::default() }), [40, 39], "one may have several reasons");
+        assert_eq!(
+            kept(&s, &Rules { last: 1, daily: 2, ..Rules::default() }),
+            [40, 39],
+            "one may have several reasons"
+        );
     }
 
     #[test]
@@ -215,7 +219,8 @@ mod tests {
     /// Whoever stamps checkpoints with days to come must not push the good ones out.
     #[test]
     fn days_that_only_a_clock_saw_use_up_nothing() {
-        let mut all: Vec<Checkpoint> = (1..=5).map(|n| checkpoint(n, u64::from(n) * DAY_MS, u64::from(n) * DAY_MS)).collect();
+        let mut all: Vec<Checkpoint> =
+            (1..=5).map(|n| checkpoint(n, u64::from(n) * DAY_MS, u64::from(n) * DAY_MS)).collect();
         // Ten more within ten minutes, each stamped a week later than the one before.
         all.extend((6..=15).map(|n| checkpoint(n, u64::from(n) * 7 * DAY_MS, 5 * DAY_MS + u64::from(n) * 60_000)));
         let s = state(all);

@@ -399,7 +399,8 @@ pub fn rewrite(
     progress: &Arc<Progress>,
 ) -> Result<Rewritten, ZoneError> {
     let known = zone.state().checkpoints.get(&checkpoint);
-    let wish: Rewrite = known.and_then(|c| c.rewrite.clone()).ok_or(ZoneError::State { what: "a synthetic checkpoint" })?;
+    let wish: Rewrite =
+        known.and_then(|c| c.rewrite.clone()).ok_or(ZoneError::State { what: "a synthetic checkpoint" })?;
     let reading = Reading::of(zone);
     let (runs, leave) = match wish.max_waste {
         Some(max_waste) => {

@@ -1,4 +1,4 @@
-//! Fails or kills the n-th file call of a backup and of a restore, for every n.
+//! Fails or kills the n-th file call of a backup, of a restore and of a prune, for every n.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use chaos_tests::site::{Ended, Site, remove};
+use chaos_tests::site::{Ended, PRUNE, Site, remove};
 
 use crate::Plan;
 use crate::workshop::{WORKERS, Workshop, fast_dir, tell};
@@ -19,6 +19,17 @@ const UNFIRED_MAX: u64 = 3;
 enum Operation {
     Backup,
     Restore,
+    Prune,
+}
+
+impl Operation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Prune => "prune",
+        }
+    }
 }
 
 /// What one loop over all calls came to.
@@ -38,17 +49,21 @@ pub fn run(plan: Plan) -> Result<bool> {
     let mut failures = Vec::new();
     let all = Instant::now();
     println!("{:<8} {:<7} {:>6} {:>6} {:>8} {:>8}  exit codes", "run", "fault", "calls", "runs", "seconds", "failures");
-    for operation in [Operation::Backup, Operation::Restore] {
-        if operation == Operation::Restore {
-            for s in &sites {
-                s.begin_again(&["home", "target"])?;
-                s.expect(0, &["backup"])?;
-                s.keep()?;
+    for operation in [Operation::Backup, Operation::Restore, Operation::Prune] {
+        for s in &sites {
+            match operation {
+                Operation::Backup => {}
+                Operation::Restore => {
+                    s.begin_again(&["home", "target"])?;
+                    s.expect(0, &["backup"])?;
+                    s.keep()?;
+                }
+                Operation::Prune => s.ready_to_prune()?,
             }
         }
         for action in ACTIONS {
             let (started, row) = (Instant::now(), every_call(&shop, &sites, operation, action, plan)?);
-            let name = if operation == Operation::Backup { "backup" } else { "restore" };
+            let name = operation.name();
             let codes: Vec<_> = row.codes.iter().map(|(c, n)| format!("{c}: {n}")).collect();
             println!(
                 "{name:<8} {action:<7} {:>6} {:>6} {:>8.1} {:>8}  {}",
@@ -78,6 +93,7 @@ fn every_call(shop: &Workshop, sites: &[Site], operation: Operation, action: &st
             let outcome = match operation {
                 Operation::Backup => backup(shop, site, &fault),
                 Operation::Restore => restore(shop, site, &fault),
+                Operation::Prune => prune(shop, site, &fault),
             };
             let Ok(mut row) = row.lock() else { return Ok(()) };
             match outcome {
@@ -129,6 +145,19 @@ fn after_backup(shop: &Workshop, site: &Site, ended: &Ended) -> Result<()> {
     }
     site.expect(0, &["backup"])?;
     site.all_is_well(&shop.first, &shop.second)
+}
+
+fn prune(shop: &Workshop, site: &Site, fault: &str) -> Tried {
+    site.begin_again(&["home", "target"])?;
+    let ended = site.run(&PRUNE, &[("ZONEWARD_FAULT", fault)])?;
+    let checked = ended.in_order().and_then(|()| {
+        ensure!(ended.code != Some(5), "a failing call is called damage");
+        // Whatever happened, all that is kept is there at once.
+        site.restores_as("2", &shop.second).context("before another run")?;
+        site.expect(0, &PRUNE)?;
+        site.is_pruned(&shop.second)
+    });
+    Ok((ended, checked))
 }
 
 fn restore(shop: &Workshop, site: &Site, fault: &str) -> Tried {

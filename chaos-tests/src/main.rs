@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use chaos_tests::site::AS_PRODUCT;
 
 const USAGE: &str = "usage: chaos-tests faults|points|powerloss [--every K] [--seed S] [--at N]
-  faults      fail or kill at every file call of a backup and of a restore
+  faults      fail or kill at every file call of a backup, of a restore and of a prune
   points      kill at every passing of every fail point
   powerloss   lose what is not synced at file calls of a backup (needs root)
   simulate    run whole zones under seeded faults, on simulated time: simulate --help

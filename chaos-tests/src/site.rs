@@ -16,6 +16,8 @@ use crate::tree::Tree;
 pub const AS_PRODUCT: &str = "as-zoneward";
 
 const PASSPHRASE: &str = "correct horse battery staple";
+/// Frees all that can be freed.
+pub const PRUNE: [&str; 5] = ["prune", "--apply", "--owner", "--max-waste", "0"];
 /// A run takes well under a second; one that takes this long hangs.
 const RUN_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -171,6 +173,27 @@ impl Site {
             }
         }
         Ok(())
+    }
+
+    /// Backs the source up twice more, so that checkpoint 1 holds much that no other does, and forgets that one.
+    pub fn ready_to_prune(&self) -> Result<()> {
+        self.begin_again(&["home", "target"])?;
+        self.expect(0, &["backup"])?;
+        self.expect(0, &["backup"])?;
+        self.expect(0, &["forget", "1", "--apply", "--now"])?;
+        self.keep()
+    }
+
+    /// What must hold after a clean prune that follows whatever happened.
+    pub fn is_pruned(&self, second: &Tree) -> Result<()> {
+        self.is_whole()?;
+        self.no_leftovers()?;
+        let left = self.expect(0, &["--json", "prune"])?;
+        ensure!(left.contains("\"unneeded_sectors\":0"), "something was left that nothing needs: {left}");
+        let gone = self.run(&["restore", "1", "--to", "gone"], &[])?;
+        ensure!(gone.code == Some(1), "checkpoint 1 is still there: {}", gone.said);
+        self.restores_as("2", second)?;
+        self.restores_as("latest", second)
     }
 
     /// What must hold after a clean backup that follows whatever happened.

@@ -9,8 +9,8 @@ use zoneward_sectors::ids::{
 };
 
 use crate::audits::{Audited, Audits};
-use crate::limits::COMMAND_LEN_MAX;
 use crate::keep::Rules;
+use crate::limits::COMMAND_LEN_MAX;
 use crate::model::{
     CheckpointKind, CopyState, Ground, Part, Rebased, RefusedSource, Scope, Source, Standing, TaskStats,
 };

@@ -66,9 +66,9 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
             .get(checkpoint)
             .and_then(|c| c.rewrite.as_ref())
             .is_some_and(|w| chains.iter().all(|r| w.chains.contains(r))),
-        Command::Forget { checkpoints, now, .. } => checkpoints.iter().all(|id| {
-            state.checkpoints.get(id).is_none_or(|c| c.forgotten.is_some_and(|f| f.now >= *now))
-        }),
+        Command::Forget { checkpoints, now, .. } => checkpoints
+            .iter()
+            .all(|id| state.checkpoints.get(id).is_none_or(|c| c.forgotten.is_some_and(|f| f.now >= *now))),
         Command::Remember { checkpoints } => {
             checkpoints.iter().all(|id| state.checkpoints.get(id).is_some_and(|c| c.forgotten.is_none()))
         }

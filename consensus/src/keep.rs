@@ -99,7 +99,8 @@ pub fn held_back(state: &State, ids: &[CheckpointId]) -> Option<Hold> {
 
 /// A source that is left without any checkpoint that was found whole, though it had one.
 fn last_verified(state: &State, goes: &[&Checkpoint], stays: &[&Checkpoint]) -> Option<SourceId> {
-    let looked_at = |c: &&Copy| c.is_stored() && (c.verified_ms.is_some() || c.audited_ms.is_some() || c.read_ms.is_some());
+    let looked_at =
+        |c: &&Copy| c.is_stored() && (c.verified_ms.is_some() || c.audited_ms.is_some() || c.read_ms.is_some());
     let proved: BTreeSet<SectorId> = state.copies.values().filter(looked_at).map(|c| c.sector).collect();
     let mut whole: BTreeMap<&[LayerId], bool> = BTreeMap::new();
     let mut sources = |of: &[&'_ Checkpoint]| -> BTreeSet<SourceId> {

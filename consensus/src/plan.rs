@@ -55,8 +55,7 @@ fn unneeded(state: &State, placed: &BTreeMap<SectorId, Vec<&Copy>>, shares: &mut
     let Some(head) = &state.head else { return };
     let shown = state.checkpoints.get(&head.checkpoint).map_or(0, |c| c.seq);
     let shows = |t: &TargetId| state.targets.get(t).and_then(|t| t.pointer).is_some_and(|p| p.n == head.n);
-    let places: BTreeSet<_> =
-        state.usable_targets().map(|t| t.domain.clone().ok_or(t.id)).collect();
+    let places: BTreeSet<_> = state.usable_targets().map(|t| t.domain.clone().ok_or(t.id)).collect();
     let waits = |s: &&RawSector| {
         let stored = placed.get(&s.id).into_iter().flatten().filter(|c| c.is_stored() && state.stays(c)).count();
         !s.system && stored < usize::from(s.copies_wanted).min(places.len())

@@ -274,8 +274,7 @@ pub fn story() -> Vec<Command> {
         seal(6, 6, &[(6, part(6, 0))]),
         rebase(6, 1, &[1], &[6]),
         finish_task(6, 1),
-        finish_task(6, 2),
-        store(6),
+        Command::AbandonCheckpoint { checkpoint: checkpoint(6) },
     ]);
     v.push(seen_by_its_sender(&v, target(2)));
     v

@@ -130,7 +130,9 @@ impl Summary {
         }
         if waits > 0 {
             let n = plural(waits as u64, "checkpoint", "checkpoints");
-            out.say(format!("{n} would be forgotten by the zone's rules and wait for the owner: zoneward retention show"));
+            out.say(format!(
+                "{n} would be forgotten by the zone's rules and wait for the owner: zoneward retention show"
+            ));
         }
         let targets = state.usable_targets().count();
         let of_source = |s: &SourceSummary| state.sources.get(&s.id).map(|s| state.copies_wanted(s));

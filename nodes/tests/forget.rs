@@ -132,7 +132,11 @@ fn a_lost_zone_comes_back_after_pruning() {
     b.expect(0, &["prune", "--apply", "--owner", "--max-waste", "0"]);
     let words = b.words();
     fs::remove_dir_all(b.path("zone")).unwrap();
-    let o = b.command(&["recover", "--target", "target", "--state-only"]).env("ZONEWARD_PASSPHRASE", words).output().unwrap();
+    let o = b
+        .command(&["recover", "--target", "target", "--state-only"])
+        .env("ZONEWARD_PASSPHRASE", words)
+        .output()
+        .unwrap();
     assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
     assert_eq!(listed(&b, &[]), [4, 5, 6, 7]);
     assert_restores(&b, &was, &[4, 5, 6]);
@@ -171,7 +175,8 @@ fn the_owner_is_asked_where_much_would_go_and_the_newest_stays() {
     assert!(b.expect(2, &["backup", "src", "--tag", "a,b"]).contains("ZW-1625"));
     assert!(b.expect(4, &["retention", "set", "--grace", "1h"]).contains("ZW-1626"));
     // With a wrong passphrase nothing is done.
-    let o = b.command(&["forget", "1", "2", "--apply", "--owner"]).env("ZONEWARD_PASSPHRASE", "wrong").output().unwrap();
+    let o =
+        b.command(&["forget", "1", "2", "--apply", "--owner"]).env("ZONEWARD_PASSPHRASE", "wrong").output().unwrap();
     assert_eq!(o.status.code(), Some(12));
     assert_eq!(listed(&b, &[]), [1, 2, 3]);
     b.expect(0, &["forget", "1", "2", "--apply", "--owner"]);

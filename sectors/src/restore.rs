@@ -18,8 +18,8 @@ use crate::entry::{Entry, Kind};
 use crate::place::{Place, PlaceError};
 use crate::sector_reader::{SectorReadError, SectorReader};
 
-pub(crate) use window::open_frames;
 use window::Window;
+pub(crate) use window::open_frames;
 
 /// Entries in one window.
 const WINDOW_ENTRIES: usize = 48 << 10;

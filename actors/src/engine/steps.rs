@@ -146,7 +146,9 @@ fn step(zone: &mut Zone, node: &Arc<Node>, work: &[Work], p: &Progress) -> Resul
 
 /// Whether this node leads and finds something to decide.
 pub fn schedule_is_due(node: &Arc<Node>) -> bool {
-    !decide(node).is_empty() || !unkept(node).is_empty() || (calendar_waits(node) && node.schedules_due(SCHEDULES_EVERY))
+    !decide(node).is_empty()
+        || !unkept(node).is_empty()
+        || (calendar_waits(node) && node.schedules_due(SCHEDULES_EVERY))
 }
 
 /// Nodes are asked so often how busy they are while a schedule waits for them.

@@ -9,8 +9,8 @@ use super::{Applied, Change, Refusal, Row, leases};
 use crate::command::Command;
 use crate::limits::{MOUNTS_MAX, WARNINGS_MAX, WHY_LEN_MAX};
 use crate::model::{
-    Checkpoint, CheckpointKind, CheckpointState, CopyState, Ground, Head, Layer, Lease, Rebased, RefusedSource, Rewrite,
-    SectorState, Task, TaskState, TaskStats,
+    Checkpoint, CheckpointKind, CheckpointState, CopyState, Ground, Head, Layer, Lease, Rebased, RefusedSource,
+    Rewrite, SectorState, Task, TaskState, TaskStats,
 };
 use crate::owner::{Act, OwnerWord};
 use crate::planted::{Bug, planted};

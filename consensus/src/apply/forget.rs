@@ -74,7 +74,8 @@ pub fn remember(c: &mut Change<'_>, ids: &[CheckpointId]) -> Applied {
 }
 
 fn tags_ok(tags: &BTreeSet<String>) -> Applied {
-    let ok = |t: &String| !t.is_empty() && t.len() <= TAG_LEN_MAX && !t.chars().any(char::is_control) && !t.contains(',');
+    let ok =
+        |t: &String| !t.is_empty() && t.len() <= TAG_LEN_MAX && !t.chars().any(char::is_control) && !t.contains(',');
     if tags.len() <= TAGS_MAX && tags.iter().all(ok) { Ok(()) } else { Err(Refusal::Range("a tag")) }
 }
 

@@ -137,13 +137,17 @@ pub fn forget(g: &Global, out: Out, a: &ForgetArgs) -> Result<i32, Failure> {
             .help("say so with the owner's passphrase: add --owner"));
     }
     if !a.apply {
-        ids.iter().filter_map(|id| state.checkpoints.get(id)).for_each(|c| out.say(format!("would forget {}", line(c))));
+        ids.iter()
+            .filter_map(|id| state.checkpoints.get(id))
+            .for_each(|c| out.say(format!("would forget {}", line(c))));
         if let Some(h) = &hold {
             out.say(format!("the owner has to say so (--owner): {}", hold_text(state, h)));
         }
         document(false, state);
         let n = plural(ids.len() as u64, "checkpoint", "checkpoints");
-        out.say(format!("{n} would be forgotten; --apply does it, and for {grace} it can be taken back (zoneward undelete)"));
+        out.say(format!(
+            "{n} would be forgotten; --apply does it, and for {grace} it can be taken back (zoneward undelete)"
+        ));
         return Ok(0);
     }
     let owner = match said {
@@ -158,7 +162,9 @@ pub fn forget(g: &Global, out: Out, a: &ForgetArgs) -> Result<i32, Failure> {
     if a.now {
         out.say("they leave with the next backup; zoneward prune --apply frees what only they needed");
     } else {
-        out.say(format!("for {grace} they can be taken back: zoneward undelete; after that zoneward prune frees their room"));
+        out.say(format!(
+            "for {grace} they can be taken back: zoneward undelete; after that zoneward prune frees their room"
+        ));
     }
     Ok(0)
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use zoneward_actors::rewrite::{Outlook, Synthetic, outlook, synthesize};
+use zoneward_actors::settle;
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::owner::Act;
@@ -26,9 +27,17 @@ pub fn prune(g: &Global, out: Out, a: &PruneArgs) -> Result<i32, Failure> {
     let seen = outlook(&zone, a.max_waste)?;
     tell(out, &seen, a.max_waste);
     if seen.is_empty() {
+        // What an earlier run was cut in still ends: files that nobody needs, copies, heads.
+        let left = match a.apply && !zone.is_shared() {
+            true => with_progress(g, &mut zone, |zone, p| {
+                settle::tidy(zone).and_then(|()| settle::settle(zone, threads(), &p.stop))
+            })?,
+            false => settle::Settled::default(),
+        };
         out.json(&document(&seen, None));
         out.say("there is nothing to free");
-        return Ok(0);
+        left.failed.iter().for_each(|f| out.warn(f));
+        return Ok(if left.failed.is_empty() { 0 } else { exit::INCOMPLETE });
     }
     if seen.is_much() && !a.owner && a.apply {
         return Err(Failure::new(1623, exit::REFUSED, "this waits for the owner")
@@ -67,7 +76,9 @@ pub fn prune(g: &Global, out: Out, a: &PruneArgs) -> Result<i32, Failure> {
 pub fn synthetic(g: &Global, out: Out, zone: &mut Zone) -> Result<i32, Failure> {
     let checkpoint = CheckpointId::random();
     if zone.state().complete().is_empty() {
-        return Err(Failure::new(1601, exit::FAILED, "there is no finished checkpoint yet").help("zoneward backup PATH"));
+        return Err(
+            Failure::new(1601, exit::FAILED, "there is no finished checkpoint yet").help("zoneward backup PATH")
+        );
     }
     if zone.is_shared() {
         zone.propose(Command::OpenRewrite { checkpoint, max_waste: None, owner: None })?;
@@ -108,7 +119,10 @@ fn tell(out: Out, seen: &Outlook, max_waste: u8) {
     let all = plural(seen.sectors.len() as u64 + seen.unneeded, "sector", "sectors");
     out.say(format!("{all} of data, {}; about {} of that is dead", bytes(seen.bytes()), bytes(seen.dead())));
     if seen.over > 0 {
-        out.say(format!("{} whose grace is over leave", plural(seen.over as u64, "forgotten checkpoint", "forgotten checkpoints")));
+        out.say(format!(
+            "{} whose grace is over leave",
+            plural(seen.over as u64, "forgotten checkpoint", "forgotten checkpoints")
+        ));
     }
     if seen.unneeded > 0 {
         let n = plural(seen.unneeded, "sector", "sectors");

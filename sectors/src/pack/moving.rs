@@ -237,7 +237,11 @@ struct Mover<'a> {
 
 impl Mover<'_> {
     /// The extent as it is from now on. `add` puts content into the tar and answers where it lies there.
-    fn extent(&mut self, x: &Extent, add: &mut dyn FnMut(&[u8]) -> Result<u64, PackError>) -> Result<Extent, PackError> {
+    fn extent(
+        &mut self,
+        x: &Extent,
+        add: &mut dyn FnMut(&[u8]) -> Result<u64, PackError>,
+    ) -> Result<Extent, PackError> {
         let Extent::Data { sector, offset, len, fingerprint } = *x else { return Ok(*x) };
         if !leaves(self.shared, x) {
             return Ok(*x);
@@ -300,7 +304,8 @@ impl Worker<'_> {
                         tar.resize(tar.len() + pax::padding(e.meta.size), 0);
                         return Ok(at);
                     }
-                    let name = format!(".zoneward/extents/{:.8}-m-{:08}-{n:06}", self.task.layer.to_string(), tar.len());
+                    let name =
+                        format!(".zoneward/extents/{:.8}-m-{:08}-{n:06}", self.task.layer.to_string(), tar.len());
                     Ok(add_member(&mut tar, &name, content))
                 };
                 new.push(mover.extent(x, &mut add)?);

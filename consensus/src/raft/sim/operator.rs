@@ -71,11 +71,8 @@ impl World {
             forget(voice.clone());
         }
         if net.roll(4) == 0 {
-            let open = Command::OpenRewrite {
-                checkpoint: CheckpointId(voice.fresh()),
-                max_waste: Some(10),
-                owner: None,
-            };
+            let open =
+                Command::OpenRewrite { checkpoint: CheckpointId(voice.fresh()), max_waste: Some(10), owner: None };
             tokio::spawn(async move { drop(voice.insist(&open).await) });
             return;
         }

@@ -13,6 +13,8 @@ use crate::model::State;
 pub struct Reach {
     /// What the checkpoints needed of which a system sector tells.
     told: BTreeMap<SectorId, BTreeSet<SectorId>>,
+    /// The system sector of each head.
+    heads: BTreeMap<u64, SectorId>,
 }
 
 impl Reach {
@@ -24,6 +26,7 @@ impl Reach {
             Command::OpenSector { sector, system: true, .. } => {
                 self.told.insert(*sector, complete(e.state).sectors);
             }
+            Command::PublishHead { n, sector, .. } => drop(self.heads.insert(*n, *sector)),
             _ => {}
         }
     }
@@ -31,14 +34,10 @@ impl Reach {
     /// A copy's file is removed.
     pub fn removes(&self, state: &State, copy: CopyId, found: &mut Found) {
         let Some(c) = state.copies.get(&copy).filter(|c| c.unneeded.is_some()) else { return };
-        let head = state.head.as_ref();
         let shown = state.targets.get(&c.target).and_then(|t| t.pointer).map(|p| p.n);
-        found.demand(shown.is_some() && shown == head.map(|h| h.n), "D6", || {
-            format!("the copy {copy} goes and its target shows head {shown:?}")
-        });
-        let told = head.and_then(|h| self.told.get(&h.sector));
-        found.demand(told.is_none_or(|t| !t.contains(&c.sector)), "D6", || {
-            format!("the copy {copy} goes and the head that its target shows leads to it")
+        let told = shown.and_then(|n| self.heads.get(&n)).and_then(|s| self.told.get(s));
+        found.demand(told.is_some_and(|t| !t.contains(&c.sector)), "D6", || {
+            format!("the copy {copy} goes and the head that its target shows, {shown:?}, leads to it")
         });
     }
 }

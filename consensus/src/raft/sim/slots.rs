@@ -1,4 +1,5 @@
 //! C4: each slice of what a checkpoint packs of a source has one raw sector, whoever packed it and how often it was begun.
+//! What is written anew of what is stored is begun anew too; only what its chains name counts.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,9 @@ pub struct Slots {
 impl Slots {
     pub fn entry(&mut self, e: &First<'_>, found: &mut Found) {
         match inner(e.command).1 {
-            Command::OpenLayer { layer, checkpoint, source, .. } => {
+            Command::OpenLayer { layer, checkpoint, source, .. }
+                if e.state.checkpoints.get(checkpoint).is_none_or(|c| c.rewrite.is_none()) =>
+            {
                 self.layers.insert(*layer, (*checkpoint, *source));
             }
             Command::SealSector { raw_id, parts, .. } => {
