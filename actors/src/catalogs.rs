@@ -113,12 +113,11 @@ impl LazyPart {
         let none = |no: NoCopy| failed(no.damage, no.into());
         let number = self.opener.table().number(self.part.sector);
         let read = |r: &SectorReader| r.read_tar(self.part.offset, self.part.length, CATALOG_PART_MAX);
-        let reader = self.opener.sector(number).map_err(none)?;
-        match read(&reader) {
-            Ok(b) => Ok(b),
-            Err(e) => {
-                let other = self.opener.next_copy(number, &e).map_err(none)?;
-                read(&other).map_err(|e| failed(e.is_damage(), e.into()))
+        let mut reader = self.opener.sector(number).map_err(none)?;
+        loop {
+            match read(&reader) {
+                Ok(b) => return Ok(b),
+                Err(e) => reader = self.opener.next_copy(number, &reader, &e).map_err(none)?,
             }
         }
     }

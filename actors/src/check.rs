@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use zoneward_consensus::model::Copy as BackupCopy;
 use zoneward_sectors::crypto::sha256;
@@ -61,6 +62,8 @@ pub struct CheckReport {
     pub files_count: u64,
     /// Sectors on targets that the state does not know.
     pub unknown: u64,
+    /// The targets that list them.
+    pub unknown_on: Vec<TargetId>,
     /// System sectors that newer ones replaced: nothing needs them, and they are not looked at.
     pub replaced: u64,
     /// Copies found whole.
@@ -97,6 +100,9 @@ pub struct CheckProgress {
     pub stop: Arc<AtomicBool>,
 }
 
+/// Time that a target may cost with reads that fail without an answer.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// Files named at most.
 const FILES_MAX: usize = 1000;
 
@@ -111,13 +117,48 @@ struct Checker<'a> {
     progress: &'a CheckProgress,
     report: CheckReport,
     lost: Lost,
+    /// Copies that their targets acknowledged and do not list, or with another length.
+    unlisted: BTreeSet<CopyId>,
+    silence: Silence,
+}
+
+/// What targets cost that do not answer in time: after some of it they are not asked for the rest, or a check of many
+/// copies would take as many deadlines.
+#[derive(Default)]
+struct Silence(Mutex<HashMap<TargetId, Duration>>);
+
+impl Silence {
+    fn spent(&self) -> std::sync::MutexGuard<'_, HashMap<TargetId, Duration>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn is_too_long(&self, target: TargetId) -> bool {
+        self.spent().get(&target).is_some_and(|t| *t > SILENCE_MAX)
+    }
+
+    /// Does something at a target, and notes how long it took to fail.
+    fn note<T>(
+        &self,
+        target: TargetId,
+        read: impl FnOnce() -> Result<T, SectorReadError>,
+    ) -> Result<T, SectorReadError> {
+        if self.is_too_long(target) {
+            return Err(std::io::Error::other("its target did not answer before, and was not asked again").into());
+        }
+        let begun = Instant::now();
+        let done = read();
+        if done.as_ref().is_err_and(|e| !e.is_damage()) {
+            *self.spent().entry(target).or_default() += begun.elapsed();
+        }
+        done
+    }
 }
 
 /// Checks the zone.
 pub fn check(zone: &Zone, depth: Depth, threads: usize, progress: &CheckProgress) -> Result<CheckReport, ZoneError> {
     let opener = zone.opener();
-    let mut c =
-        Checker { zone, opener: &opener, depth, threads, progress, report: CheckReport::default(), lost: Lost::new() };
+    let (report, lost, unlisted, silence) = Default::default();
+    let mut c = Checker { zone, opener: &opener, depth, threads, progress, report, lost, unlisted, silence };
     for u in zone.unreachable() {
         let damage = matches!(u.error, TargetError::BadMarker { .. } | TargetError::OtherTarget { .. });
         c.find(Some(u.target), None, None, format!("the target cannot be used: {}", chain(&u.error)), damage);
@@ -192,8 +233,15 @@ impl Checker<'_> {
             let Some(target) = self.zone.target(id) else { continue };
             match target.list(self.zone.keys().alias(id)) {
                 Ok(listing) => {
-                    let known = |c: &CopyId| self.zone.state().copies.get(c).is_some_and(|k| k.target == id);
-                    self.report.unknown += listing.sectors.iter().filter(|(c, _)| !known(c)).count() as u64;
+                    let state = self.zone.state();
+                    let known = |c: &CopyId| state.copies.get(c).is_some_and(|k| k.target == id);
+                    let unknown = listing.sectors.iter().filter(|(c, _)| !known(c)).count() as u64;
+                    self.report.unknown += unknown;
+                    self.report.unknown_on.extend((unknown > 0).then_some(id));
+                    let listed: HashMap<CopyId, u64> = listing.sectors.into_iter().collect();
+                    let here = state.copies.values().filter(|c| c.target == id && c.is_stored());
+                    let other = here.filter(|c| listed.get(&c.id) != Some(&c.stored_len)).map(|c| c.id);
+                    self.unlisted.extend(other);
                 }
                 Err(e) => self.find(Some(id), None, None, format!("it cannot list its sectors: {}", chain(&e)), false),
             }
@@ -220,8 +268,14 @@ impl Checker<'_> {
             }
             self.report.copies += 1;
             self.progress.current.tell(self.label(c).as_bytes());
-            match Examined::of(self.opener, c) {
-                Ok(copy) => opened.push((c, copy)),
+            match self.silence.note(c.target, || Examined::of(self.opener, c)) {
+                Ok(copy) => {
+                    if self.unlisted.contains(&c.id) {
+                        let what = "it is there, and its target does not list it so: a recovery would not find it";
+                        self.find(Some(c.target), Some(c.sector), None, what.to_owned(), true);
+                    }
+                    opened.push((c, copy));
+                }
                 Err(e) => {
                     self.lost.insert(c.id, Vec::new());
                     let missing = is_missing(&e);
@@ -270,9 +324,9 @@ impl Checker<'_> {
             let mut room = Room::new();
             while !self.progress.stop.load(Ordering::Relaxed) {
                 let Some((i, s)) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) else { return };
-                let Some((_, copy)) = opened.get(*i) else { return };
+                let Some((c, copy)) = opened.get(*i) else { return };
                 self.progress.current.tell(labels[*i].as_bytes());
-                let read = copy.read(*s, &mut room);
+                let read = self.silence.note(c.target, || copy.read(*s, &mut room));
                 let len = len(&(*i, *s));
                 bytes.fetch_add(len, Ordering::Relaxed);
                 self.progress.done.fetch_add(len, Ordering::Relaxed);

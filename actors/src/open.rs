@@ -1,6 +1,6 @@
 //! Opening backup sectors of the zone: whichever healthy copy of a raw sector can be reached, with the zone's key or the owner's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -87,6 +87,11 @@ struct Inner {
     open: Mutex<HashMap<u32, (CopyId, Arc<SectorReader>)>>,
     /// Copies that failed, and whether because they are damaged.
     bad: Mutex<HashMap<CopyId, bool>>,
+    /// Targets that something could not be read from without its being damaged: they are asked last, for each question
+    /// may cost a deadline.
+    silent: Mutex<HashSet<TargetId>>,
+    /// What failed, in words.
+    told: Mutex<Vec<String>>,
 }
 
 /// Opens sectors and keeps them open. Cheap to clone.
@@ -101,6 +106,8 @@ impl std::fmt::Debug for Opener {
 
 /// Sectors kept open at once: each holds a file and a seek table.
 const OPEN_MAX: usize = 64;
+/// Copies that could not be read and are told of at most.
+const TOLD_MAX: usize = 100;
 
 impl Opener {
     pub fn new(
@@ -135,6 +142,8 @@ impl Opener {
             copies,
             open: Mutex::default(),
             bad: Mutex::default(),
+            silent: Mutex::default(),
+            told: Mutex::default(),
         }))
     }
 
@@ -176,7 +185,11 @@ impl Opener {
         let unknown = || NoCopy { why: "the catalog names an unknown sector".into(), damage: true };
         let id = self.0.table.id(number).ok_or_else(unknown)?;
         let (mut why, mut damage, mut tried) = (Vec::new(), false, false);
-        for k in self.0.copies.get(&id).into_iter().flatten().filter(|k| k.state != CopyState::Open) {
+        let copies = self.0.copies.get(&id).into_iter().flatten().filter(|k| k.state != CopyState::Open);
+        let mut copies: Vec<&Known> = copies.collect();
+        let silent = self.silent().clone();
+        copies.sort_by_key(|k| (k.state != CopyState::Stored, silent.contains(&k.target)));
+        for k in copies {
             tried = true;
             if let Some(was) = self.bad().get(&k.copy) {
                 damage |= was;
@@ -193,10 +206,8 @@ impl Opener {
                     return Ok(r);
                 }
                 Err(e) => {
-                    let target = self.0.names.get(&k.target).map_or("", |name| name);
-                    why.push(format!("copy {} on target {target}: {}", k.copy, chain(&e)));
+                    why.push(self.failed(k, &e));
                     damage |= e.is_damage();
-                    self.bad().insert(k.copy, e.is_damage());
                 }
             }
         }
@@ -211,16 +222,53 @@ impl Opener {
         self.0.bad.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    fn silent(&self) -> std::sync::MutexGuard<'_, HashSet<TargetId>> {
+        self.0.silent.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Notes that a copy could not be read; answers it in words.
+    fn failed(&self, k: &Known, e: &SectorReadError) -> String {
+        self.bad().insert(k.copy, e.is_damage());
+        if !e.is_damage() {
+            self.silent().insert(k.target);
+        }
+        let target = self.0.names.get(&k.target).map_or("", |name| name);
+        let why = format!("copy {} on target {target}: {}", k.copy, chain(e));
+        let mut told = self.0.told.lock().unwrap_or_else(|e| e.into_inner());
+        if told.len() < TOLD_MAX {
+            told.push(why.clone());
+        }
+        why
+    }
+
+    /// Copies that could not be read since this was asked last, in words.
+    pub fn take_told(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.told.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+
     /// The copy that a raw sector is read from now.
     pub fn in_use(&self, number: u32) -> Option<CopyId> {
         self.0.open.lock().unwrap_or_else(|e| e.into_inner()).get(&number).map(|(copy, _)| *copy)
     }
 
-    /// The copy in use could not be read: the next one.
-    pub fn next_copy(&self, number: u32, failure: &SectorReadError) -> Result<Arc<SectorReader>, NoCopy> {
+    /// The copy behind `reader` could not be read: the next one. If another thread found that out before, what is in use by
+    /// now is another copy, and this failure says nothing against it.
+    pub fn next_copy(
+        &self,
+        number: u32,
+        reader: &Arc<SectorReader>,
+        failure: &SectorReadError,
+    ) -> Result<Arc<SectorReader>, NoCopy> {
         let mut open = self.0.open.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some((copy, _)) = open.remove(&number) {
-            self.bad().insert(copy, failure.is_damage());
+        let known = |copy: CopyId| self.0.copies.values().flatten().find(move |k| k.copy == copy);
+        let in_use = open.get(&number).filter(|(_, r)| Arc::ptr_eq(r, reader)).map(|(copy, _)| *copy);
+        if let Some(k) = in_use.and_then(known) {
+            open.remove(&number);
+            self.failed(k, failure);
+            if !failure.is_damage() {
+                // What else is open there gives way to other copies, where there are any.
+                open.retain(|_, (copy, _)| known(*copy).is_none_or(|o| o.target != k.target));
+            }
         }
         drop(open);
         self.sector(number)
@@ -232,8 +280,13 @@ impl OpenSectors for Opener {
         self.sector(sector)
     }
 
-    fn after_failure(&self, sector: u32, why: &SectorReadError) -> Result<Arc<SectorReader>, NoCopy> {
-        self.next_copy(sector, why)
+    fn after_failure(
+        &self,
+        sector: u32,
+        failed: &Arc<SectorReader>,
+        why: &SectorReadError,
+    ) -> Result<Arc<SectorReader>, NoCopy> {
+        self.next_copy(sector, failed, why)
     }
 }
 

@@ -8,9 +8,11 @@
 //!
 //! All of it can be cut and done again: a home counts from the moment when its state gets its name.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -30,7 +32,7 @@ use zoneward_sectors::owner::OwnerKeys;
 use zoneward_sectors::pack::IndexJson;
 use zoneward_sectors::sector_reader::{Expected, SectorIn, SectorReadError, SectorReader, read_header};
 use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
-use zoneward_targets::{ObjectName, Target, TargetError};
+use zoneward_targets::{ObjectName, Op, Target, TargetError};
 use zoneward_transport::identity::NodeIdentity;
 
 use crate::clock::now_ms;
@@ -46,6 +48,11 @@ use crate::zone::{open_target, seal_credentials};
 const SECRET_LEN_MAX: u64 = 1 << 16;
 /// Rounds in which a newer state may name further targets with a newer one still.
 const ROUNDS_MAX: usize = 8;
+/// Zones of one target that are asked for their keys: far above what an account may have.
+const ZONES_MAX: usize = 1000;
+/// Time that a target may cost with sectors which it lists and which are none of this zone's: a list can be made up, and
+/// each sector in it can take as long as a request may.
+const WASTE_MAX: Duration = Duration::from_secs(60);
 
 /// Why a zone does not come back.
 #[derive(Debug, thiserror::Error)]
@@ -72,10 +79,16 @@ pub struct ZoneOn {
     pub keyfile: Option<OwnerKeyFile>,
 }
 
-/// The zones on a target.
-pub fn zones_on(target: &dyn Target) -> Result<Vec<ZoneOn>, TargetError> {
+/// The zones on a target whose names begin so.
+pub fn zones_on(target: &dyn Target, beginning: &str) -> Result<Vec<ZoneOn>, TargetError> {
+    let mut zones = target.list_zones()?;
+    zones.retain(|z| z.to_string().starts_with(beginning));
+    if zones.len() > ZONES_MAX {
+        let (what, len) = (format!("the zones on {}", target.describe()), zones.len() as u64);
+        return Err(TargetError::TooLarge { op: Op::List, what, len, limit: ZONES_MAX as u64 });
+    }
     let mut all = Vec::new();
-    for alias in target.list_zones()? {
+    for alias in zones {
         let keyfile = match target.get_object(alias, ObjectName::OwnerKey, 1 << 16) {
             Ok(bytes) => OwnerKeyFile::from_bytes(&bytes).ok(),
             Err(TargetError::NotFound { .. } | TargetError::TooLarge { .. }) => None,
@@ -99,6 +112,8 @@ pub enum Note {
     Away { target: String, why: String },
     /// Nothing that can be believed is there.
     Silent { target: String },
+    /// It lists sectors that cannot be read, and was not looked through to its end.
+    Wasteful { target: String },
 }
 
 /// The newest system data that was found.
@@ -124,6 +139,14 @@ struct Open {
     name: String,
     alias: ZoneAlias,
     target: Arc<dyn Target>,
+    /// Time spent on sectors that were none.
+    wasted: Cell<Duration>,
+}
+
+impl Open {
+    fn new(name: String, alias: ZoneAlias, target: Arc<dyn Target>) -> Self {
+        Self { name, alias, target, wasted: Cell::default() }
+    }
 }
 
 type Opened = BTreeMap<TargetId, Open>;
@@ -144,7 +167,7 @@ pub fn find(
 ) -> Result<Found, RecoverError> {
     let (mut opened, mut notes) = (Opened::new(), Vec::new());
     let here = target.describe();
-    opened.insert(target.id(), Open { name: here.clone(), alias, target: target.clone() });
+    opened.insert(target.id(), Open::new(here.clone(), alias, target.clone()));
     let first = head_on(target.as_ref(), alias, owner)?;
     let mut best = match first {
         Some(h) => match read_system(&opened, &h.payload, owner) {
@@ -172,7 +195,7 @@ pub fn find(
             let away = |why: String| Note::Away { target: t.name.clone(), why };
             match open_target(t, &keys) {
                 Ok(target) => {
-                    let open = Open { name: t.name.clone(), alias: keys.alias(t.id), target };
+                    let open = Open::new(t.name.clone(), keys.alias(t.id), target);
                     match head_on(open.target.as_ref(), open.alias, owner) {
                         Ok(Some(h)) if newest.as_ref().is_none_or(|(_, n)| h.payload.n > n.payload.n) => {
                             newest = Some((t.id, h));
@@ -210,6 +233,10 @@ pub fn find(
     let (mut system, head) = best;
     let keys = keys_of(&system)?;
     adopt(&mut system.state, &opened, owner, &keys);
+    for (id, _) in opened.iter().filter(|(_, o)| o.wasted.get() > WASTE_MAX) {
+        let target = system.state.targets.get(id).map_or_else(|| id.to_string(), |t| t.name.clone());
+        notes.push(Note::Wasteful { target });
+    }
     let time_ms = head.as_ref().map_or(system.time_ms, |h| h.payload.time_ms);
     let (head_text, head) = head.map_or((None, None), |h| (Some(h.text), Some(h.payload)));
     Ok(Found { state: system.state, head, time_ms, notes, head_text, secret: system.secret })
@@ -316,7 +343,15 @@ fn open_sector(
 
 /// Any sector that a target lists, if it is this owner's and whole enough to be opened.
 fn any_sector(o: &Open, copy: CopyId, owner: &OwnerKeys) -> Option<(Header, Secret32, SectorReader)> {
-    open_sector(o, copy, owner, &Expected::default()).ok()
+    if o.wasted.get() > WASTE_MAX {
+        return None;
+    }
+    let begun = Instant::now();
+    let opened = open_sector(o, copy, owner, &Expected::default()).ok();
+    if opened.is_none() {
+        o.wasted.set(o.wasted.get() + begun.elapsed());
+    }
+    opened
 }
 
 /// Reads the system data that a head names, from any of its copies that can be reached.

@@ -92,7 +92,8 @@ pub fn restore_checkpoint(
         };
         let place = Place::open(&dir).map_err(zoneward_sectors::restore::RestoreError::from)?;
         let entries = Filter::new(catalogs.entries(&held.layers)?, &held.path, request.wanted);
-        let report = restore(entries, &top, &place, &opener, &settings, progress)?;
+        let mut report = restore(entries, &top, &place, &opener, &settings, progress)?;
+        report.bad_copies = opener.take_told();
         each(&held, &report);
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use zoneward_consensus::command::Command;
 use zoneward_consensus::limits;
@@ -28,14 +29,22 @@ pub struct Settled {
 /// Rounds of planning before something is wrong: each round does all that the one before asked for.
 const ROUNDS_MAX: usize = 64;
 
+/// Time that the leftovers of one target may take; the rest is left to the next run.
+const TIDY_TIME: Duration = Duration::from_secs(60);
+
 /// Removes what a cut run left behind: files of sectors that were given up.
 pub fn tidy(zone: &mut Zone) -> Result<(), ZoneError> {
     let opened: Vec<(TargetId, _)> = zone.targets().iter().map(|(id, t)| (*id, t.clone())).collect();
     for (id, target) in opened {
         let alias = zone.keys().alias(id);
         // A target that cannot be tidied now keeps its leftovers until it can; the others must not wait for it.
+        // Nor may one that makes up leftovers keep this run from its work.
+        let begun = Instant::now();
         for copy in target.list_incoming(alias).unwrap_or_default() {
             let _ = target.discard_incoming(alias, copy);
+            if begun.elapsed() > TIDY_TIME {
+                break;
+            }
         }
     }
     give_up_cut_work(zone)?;

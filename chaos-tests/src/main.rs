@@ -1,10 +1,13 @@
 //! Runs the product again and again, breaking it at one place after another.
 //!
 //! `cargo run --release -p chaos-tests --features faults -- faults|points|powerloss [--every K] [--seed S] [--at N]`
+//! `cargo run --release -p chaos-tests --features tale -- malicious [--only CASE]`
 //! `cargo run --release -p chaos-tests -- failover [--kills N] [--seed S] [--size MIB]`
 
 mod failover;
 mod faults;
+#[cfg(feature = "tale")]
+mod malicious;
 mod points;
 mod powerloss;
 mod simulate;
@@ -29,7 +32,10 @@ or: chaos-tests failover [--kills N] [--seed S] [--size MIB]
   --size MIB  of the source [default: 2048]
 or: chaos-tests tale [--seed S] [--size MIB]   (built with --features tale)
   a target is destroyed, another one changes bytes, the zone heals itself, burns, and comes back
-  --size MIB  of the source [default: 256]";
+  --size MIB  of the source [default: 256]
+or: chaos-tests malicious [--only CASE]   (built with --features tale)
+  a target server that drops, bends, replays, stalls and never ends; what it does is noticed, named and survived
+  --only CASE only cases whose name holds this";
 
 /// Which places are broken.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +56,10 @@ fn main() {
     let mut args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if args.get(1).is_some_and(|a| a == AS_PRODUCT) {
         args.remove(1);
-        std::process::exit(zoneward::run(args));
+        let code = zoneward::run(args);
+        #[cfg(feature = "tale")]
+        tell_peak();
+        std::process::exit(code);
     }
     let args: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     match run(&args) {
@@ -61,6 +70,29 @@ fn main() {
             std::process::exit(2);
         }
     }
+}
+
+/// Tells whoever runs this as the product how much memory it took.
+#[cfg(feature = "tale")]
+fn tell_peak() {
+    let Some(file) = std::env::var_os(malicious::PEAK) else { return };
+    let peak = std::fs::read_to_string("/proc/self/status").ok().and_then(|s| malicious::peak_kib(&s));
+    // Who misses it says so.
+    let _ = std::fs::write(file, peak.map_or_else(String::new, |kib| kib.to_string()));
+}
+
+#[cfg(feature = "tale")]
+fn malicious(args: &[String]) -> Result<bool> {
+    match args {
+        [] => malicious::run(None),
+        [only, name] if only == "--only" => malicious::run(Some(name)),
+        _ => bail!(USAGE),
+    }
+}
+
+#[cfg(not(feature = "tale"))]
+fn malicious(_: &[String]) -> Result<bool> {
+    bail!("built without the feature `tale`: add --features tale")
 }
 
 fn failover_plan(args: &[String]) -> Result<failover::Plan> {
@@ -103,6 +135,9 @@ fn run(args: &[String]) -> Result<bool> {
     }
     if what == "tale" {
         return tale(&args[2..]);
+    }
+    if what == "malicious" {
+        return malicious(&args[2..]);
     }
     if what == "simulate" {
         return simulate::run(args.get(2..).unwrap_or_default());

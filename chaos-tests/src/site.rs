@@ -217,7 +217,7 @@ pub fn remove(path: &Path) -> Result<()> {
 }
 
 /// Copies directories and files with their modes: all that a home and a target consist of.
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     File::open(to)?.set_permissions(fs::metadata(from)?.permissions())?;
     for entry in fs::read_dir(from)? {

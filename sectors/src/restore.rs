@@ -30,8 +30,14 @@ const WINDOW_EXTENTS: usize = 192 << 10;
 pub trait OpenSectors: Sync {
     /// A healthy copy of the sector.
     fn open(&self, sector: u32) -> Result<Arc<SectorReader>, NoCopy>;
-    /// The copy in use could not be read: another one, if there is any left.
-    fn after_failure(&self, sector: u32, why: &SectorReadError) -> Result<Arc<SectorReader>, NoCopy>;
+    /// The copy behind `failed` could not be read: another one, if there is any left. Several threads may have failed with
+    /// the same copy: what was taken in its place meanwhile must not be blamed for it.
+    fn after_failure(
+        &self,
+        sector: u32,
+        failed: &Arc<SectorReader>,
+        why: &SectorReadError,
+    ) -> Result<Arc<SectorReader>, NoCopy>;
 }
 
 /// No copy of a sector can be had.
@@ -105,6 +111,8 @@ pub struct RestoreReport {
     /// Things restored with something missing (an owner, an attribute).
     pub warnings: Vec<(Vec<u8>, String)>,
     pub warnings_count: u64,
+    /// Copies that could not be read, in words: where nothing failed, others were read instead.
+    pub bad_copies: Vec<String>,
 }
 
 impl RestoreReport {
@@ -121,6 +129,7 @@ impl RestoreReport {
         self.warnings_count += other.warnings_count;
         self.failed.extend(other.failed.iter().cloned());
         self.warnings.extend(other.warnings.iter().cloned());
+        self.bad_copies.extend(other.bad_copies.iter().cloned());
     }
 
     fn fail(&mut self, path: &[u8], why: String, cause: Cause) {

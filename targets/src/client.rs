@@ -10,7 +10,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use self::link::{Ask, Got, Link, run};
 use self::reader::ServerReader;
 use crate::credentials::Credentials;
 use crate::errors::{Op, TargetError};
-use crate::limits::{ANSWER_LEN_MAX, REQUEST_TIME};
+use crate::limits::{ANSWER_LEN_MAX, PAGE_LEN, REQUEST_TIME};
 use crate::protocol::{
     Answer, Begun, Challenge, Code, Document, Page, Problem, ROOT, Removed, RemovedList, ScrubReport, VERSION, WRITER,
     Zones,
@@ -33,6 +33,8 @@ use crate::url::ServerUrl;
 
 /// How long [`Target::capabilities`] are taken for true.
 const FRESH: Duration = Duration::from_secs(2);
+/// How long it is not asked again about itself when it did not answer: each question may cost the whole deadline.
+const SILENT: Duration = Duration::from_secs(60);
 /// Pages of one listing: more than any zone has, so that a server cannot make one endless.
 const PAGES_MAX: usize = 64;
 
@@ -63,7 +65,17 @@ struct Shared {
     link: Link,
     url: String,
     id: TargetId,
-    known: Mutex<(Instant, Document)>,
+    known: Mutex<Known>,
+}
+
+/// What the server told of itself last.
+#[derive(Clone)]
+struct Known {
+    /// When it was asked.
+    at: Instant,
+    document: Document,
+    /// Whether it answered then.
+    answered: bool,
 }
 
 fn refused_login(what: &str, reason: &str) -> TargetError {
@@ -125,7 +137,7 @@ impl ServerTarget {
             return Err(TargetError::Unplugged { op, what: text, reason });
         }
         let id = document.target;
-        let known = Mutex::new((Instant::now(), document));
+        let known = Mutex::new(Known { at: Instant::now(), document, answered: true });
         Ok(Self { shared: Arc::new(Shared { link, url: text, id, known }) })
     }
 
@@ -138,7 +150,7 @@ impl ServerTarget {
             let reason = format!("the server keeps the target {}, not {}", document.target, s.id);
             return Err(TargetError::Unplugged { op: Op::Ask, what: s.url.clone(), reason });
         }
-        *s.known.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), document.clone());
+        *s.known() = Known { at: Instant::now(), document: document.clone(), answered: true };
         Ok(document)
     }
 
@@ -181,11 +193,20 @@ fn writer_id() -> String {
 }
 
 impl Shared {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One exchange; a refusal is its error.
     fn ask(&self, op: Op, what: &str, ask: Ask) -> Result<Got, TargetError> {
         let got = self.link.ask(ask).map_err(|e| e.named(op, what))?;
         if got.status.is_success() { Ok(got) } else { Err(got.refusal(op, what)) }
     }
+}
+
+/// Another's words as they may end up in terminals and logs: one line of bounded length.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 impl Got {
@@ -199,7 +220,7 @@ impl Got {
         }
         let bytes = self.body();
         serde_json::from_slice(&bytes)
-            .map_err(|e| Self::misbehaves(op, what, format!("its JSON is not understood: {e}")))
+            .map_err(|e| Self::misbehaves(op, what, format!("its JSON is not understood: {}", plain(&e.to_string()))))
     }
 
     /// A number in a field of the answer.
@@ -222,8 +243,7 @@ impl Got {
                 status => Self::misbehaves(op, &what, format!("status {}", status.as_u16())),
             };
         };
-        // Another's words end up in terminals and logs.
-        let title: String = p.title.chars().filter(|c| !c.is_control()).take(200).collect();
+        let title = plain(&p.title);
         let full = |title| TargetError::Full { op, what: what.clone(), source: std::io::Error::other(title) };
         match p.code {
             Code::Unauthorized | Code::Forbidden => TargetError::Auth { op, what, reason: title },
@@ -255,11 +275,15 @@ impl Target for ServerTarget {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let last = || self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (at, known) = last();
-        let asked = if at.elapsed() < FRESH { Some(known) } else { self.document().ok() };
-        let free = asked.as_ref().map(|d| d.free_bytes);
-        let d = asked.unwrap_or_else(|| last().1);
+        let mut known = self.shared.known().clone();
+        if known.at.elapsed() >= if known.answered { FRESH } else { SILENT } {
+            known.answered = self.document().is_ok();
+            let mut last = self.shared.known();
+            (last.at, last.answered) = (Instant::now(), known.answered);
+            known.document = last.document.clone();
+        }
+        let d = known.document;
+        let free = known.answered.then_some(d.free_bytes);
         Capabilities {
             fixed_sectors: d.fixed_sectors,
             max_class_log2: d.max_class_log2.clamp(12, zoneward_sectors::limits::CLASS_LOG2_MAX),
@@ -285,6 +309,7 @@ impl Target for ServerTarget {
         for _ in 0..PAGES_MAX {
             let path = paged(format!("{ROOT}/zones/{alias}/incoming"), out.last());
             let page: Begun = self.shared.ask(Op::List, &what, Ask::new(Method::GET, path))?.json(Op::List, &what)?;
+            fits_a_page(&what, page.incoming.len())?;
             let empty = page.incoming.is_empty();
             out.extend(page.incoming);
             in_order(&what, &out, |c| *c)?;
@@ -317,6 +342,7 @@ impl Target for ServerTarget {
         for _ in 0..PAGES_MAX {
             let path = paged(format!("{ROOT}/zones/{alias}/sectors"), out.sectors.last().map(|(c, _)| c));
             let page: Page = self.shared.ask(Op::List, &what, Ask::new(Method::GET, path))?.json(Op::List, &what)?;
+            fits_a_page(&what, page.sectors.len())?;
             let empty = page.sectors.is_empty();
             out.sectors.extend(page.sectors);
             in_order(&what, &out.sectors, |(c, _)| *c)?;
@@ -383,6 +409,12 @@ fn paged(path: String, last: Option<&CopyId>) -> String {
         Some(last) => format!("{path}?after={last}"),
         None => path,
     }
+}
+
+/// A page that is longer than the protocol allows is none: with the number of pages this bounds the memory for a list.
+fn fits_a_page(what: &str, len: usize) -> Result<(), TargetError> {
+    let how = || format!("it lists {len} on a page, more than {PAGE_LEN}");
+    if len > PAGE_LEN { Err(Got::misbehaves(Op::List, what, how())) } else { Ok(()) }
 }
 
 /// A list that is not sorted, or repeats itself, is none.

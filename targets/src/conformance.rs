@@ -7,6 +7,8 @@
 mod objects;
 mod reading;
 #[cfg(test)]
+mod table;
+#[cfg(test)]
 mod tests;
 mod writing;
 

@@ -11,7 +11,7 @@ mod incoming;
 mod marker;
 mod removed;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::fs::File;

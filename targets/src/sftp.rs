@@ -7,7 +7,7 @@
 mod incoming;
 mod line;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod wire;
 
 use std::sync::{Arc, Mutex};

@@ -123,9 +123,11 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &CheckReport, seconds: f64) -> i32 
         out.answer(format!("  and {} more files", count(r.files_count - r.files.len() as u64)));
     }
     if r.unknown > 0 {
+        let on: Vec<String> = r.unknown_on.iter().map(name).collect();
         out.say(format!(
-            "{} on targets that the zone does not know (left alone)",
-            plural(r.unknown, "sector", "sectors")
+            "{} that the zone does not know, on target {} (left alone)",
+            plural(r.unknown, "sector", "sectors"),
+            on.join(", ")
         ));
     }
     if r.replaced > 0 {

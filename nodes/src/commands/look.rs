@@ -346,12 +346,11 @@ pub fn cat(g: &Global, a: &CatArgs) -> Result<i32, Failure> {
                     let right = blake3_of(&zone, &b) == *fingerprint;
                     if right { Ok(b) } else { Err(SectorReadError::Fingerprint) }
                 };
-                let first = opener.sector(*sector).map_err(ZoneError::from)?;
-                let data = match read(&first) {
-                    Ok(b) => b,
-                    Err(e) => {
-                        let other = opener.next_copy(*sector, &e).map_err(ZoneError::from)?;
-                        read(&other).map_err(ZoneError::from)?
+                let mut reader = opener.sector(*sector).map_err(ZoneError::from)?;
+                let data = loop {
+                    match read(&reader) {
+                        Ok(b) => break b,
+                        Err(e) => reader = opener.next_copy(*sector, &reader, &e).map_err(ZoneError::from)?,
                     }
                 };
                 put(&mut stdout, &data)?;

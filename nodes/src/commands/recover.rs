@@ -77,23 +77,36 @@ fn say_what_is_next(out: Out) {
     out.say("next: zoneward backup; zoneward up; zoneward node invite for each further device");
 }
 
+/// Zones of one target that a passphrase is tried on.
+const TRIED_MAX: usize = 16;
+
 /// The zone that the keys open, of those on the target.
 fn choose(
+    on: &str,
     zones: Vec<ZoneOn>,
-    wanted: Option<&str>,
     key: Option<&Path>,
     secret: &str,
 ) -> Result<(ZoneAlias, OwnerKeyFile, OwnerKeys), Failure> {
     let given = key.map(read_key).transpose()?;
     let (mut opened, mut sealed_under_words_only, mut any) = (Vec::new(), false, false);
+    let words = Words::parse(secret).ok();
+    // Each costs what its file asks for: up to 1 GiB of memory, and a target can show as many as it likes.
+    let costly = given.is_none() && words.is_none();
+    if costly
+        && zones.iter().filter(|z| z.keyfile.as_ref().is_some_and(OwnerKeyFile::has_passphrase)).count() > TRIED_MAX
+    {
+        let text = format!("the target holds more than {TRIED_MAX} zones that a passphrase might open");
+        return Err(Failure::new(1614, exit::USAGE, text)
+            .help("name yours: --zone NAME, the beginning of its folder in zones/; or give the 24 words"));
+    }
     for z in zones {
-        if wanted.is_some_and(|w| !z.alias.to_string().starts_with(&w.to_lowercase())) {
-            continue;
-        }
         let Some(file) = given.clone().or(z.keyfile) else { continue };
         any = true;
-        let words = Words::parse(secret).ok().and_then(|w| file.open_with_words(&w).ok());
-        match words.or_else(|| file.open_with_passphrase(secret).ok()) {
+        let open = match &words {
+            Some(words) => file.open_with_words(words).ok(),
+            None => file.open_with_passphrase(secret).ok(),
+        };
+        match open {
             Some(keys) => opened.push((z.alias, file, keys)),
             None => sealed_under_words_only |= !file.has_passphrase(),
         }
@@ -103,9 +116,11 @@ fn choose(
         Some(one) if many == 1 => Ok(one),
         Some(_) => Err(Failure::new(1614, exit::USAGE, format!("the target holds {many} zones that these keys open"))
             .help("name one: --zone NAME, the beginning of its folder in zones/")),
-        None if !any => Err(Failure::new(1615, exit::FAILED, "the target holds no owner's sealed key of such a zone")
-            .why("its owner-key.json is gone or damaged, or the target belongs to no zone")
-            .help("give the key file of the zone with --key FILE, or another --target")),
+        None if !any => {
+            Err(Failure::new(1615, exit::FAILED, format!("the target {on} holds no owner's sealed key of such a zone"))
+                .why("its owner-key.json is gone or damaged, or the target belongs to no zone")
+                .help("give the key file of the zone with --key FILE, or another --target"))
+        }
         None => {
             let why = sealed_under_words_only.then_some("the key on the target is sealed under the 24 words only");
             let failure = Failure::new(1107, exit::WRONG_KEY, "neither the 24 words nor the passphrase of this zone");
@@ -160,10 +175,11 @@ fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(), 
     home_apart(dir, std::slice::from_ref(&place.url))?;
     let target = zoneward_targets::open(&place.url, None, place.credentials.as_ref()).map_err(ZoneError::from)?;
     let target: Arc<dyn Target> = Arc::from(target);
-    let zones = zones_on(target.as_ref()).map_err(ZoneError::from)?;
+    let beginning = a.zone.as_deref().unwrap_or_default().to_lowercase();
+    let zones = zones_on(target.as_ref(), &beginning).map_err(ZoneError::from)?;
     let secret: Zeroizing<String> =
         passphrase::get(g.passphrase_file.as_deref(), "ZONEWARD_PASSPHRASE", "24 words, or passphrase")?;
-    let (alias, file, owner) = choose(zones, a.zone.as_deref(), a.key.as_deref(), &secret)?;
+    let (alias, file, owner) = choose(&target.describe(), zones, a.key.as_deref(), &secret)?;
     let found = find(&target, alias, &owner, a.only_this_target).map_err(failed)?;
     tell_found(out, &found);
     let name = a.node_name.clone().unwrap_or_else(host_name);
@@ -218,6 +234,10 @@ fn note(n: &Note) -> String {
             )
         }
         Note::Away { target, why } => format!("target {target} cannot be asked, and may know of newer data: {why}"),
+        Note::Wasteful { target } => format!(
+            "target {target} lists sectors that cannot be read, and was not looked through to its end: copies there may be \
+             taken for lost"
+        ),
         Note::Silent { target } => format!("target {target} shows nothing of this zone that can be believed"),
     }
 }

@@ -181,11 +181,12 @@ fn dry_run(zone: &Zone, out: Out, checkpoint: CheckpointId, s: &Selection) -> Re
 pub(crate) fn tell(out: Out, r: &RestoreReport, to: Option<&std::path::Path>, seconds: f64) -> i32 {
     out.warn_some(r.failed.iter().map(|(p, why)| format!("{}: {why}", show_path(p))), r.failed_count);
     out.warn_some(r.warnings.iter().map(|(p, why)| format!("{}: {why}", show_path(p))), r.warnings_count);
+    out.warn_some(r.bad_copies.iter().map(|why| format!("not read: {why}")), r.bad_copies.len() as u64);
     let place = to.map_or_else(|| "its place".to_owned(), |p| p.display().to_string());
     out.json(&serde_json::json!({
         "type": "summary", "schema": "zoneward.restore/1", "dry_run": false, "to": to.map(crate::units::shown), "files": r.files, "dirs": r.dirs,
         "others": r.others, "bytes": r.bytes, "kept": r.kept, "failed": r.failed_count, "damaged": r.damage_count,
-        "unreachable": r.unreachable_count, "warnings": r.warnings_count, "seconds": seconds, "complete": r.failed_count == 0,
+        "unreachable": r.unreachable_count, "warnings": r.warnings_count, "seconds": seconds, "complete": r.failed_count == 0, "bad_copies": r.bad_copies,
         "failures": r.failed.iter().map(|(p, why)| serde_json::json!({"path": show_path(p), "why": why})).collect::<Vec<_>>(),
     }));
     let kept = if r.kept > 0 { format!(" ({} were already right)", count(r.kept)) } else { String::new() };

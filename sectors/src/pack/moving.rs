@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::work::{HERE, News, Piece, PieceBody, Unit, Worker, member_name};
-use super::{PackError, Shared};
+use super::{Moving, PackError, Shared};
 use crate::catalog::{CatalogError, Line};
 use crate::entry::{Entry, Extent, Kind};
 use crate::index::Place;
@@ -192,18 +192,25 @@ fn read(shared: &Shared<'_>, extents: impl Iterator<Item = Extent>) -> Contents 
 /// Reads neighbouring stretches of one sector: from one copy, else from the next.
 fn read_some(shared: &Shared<'_>, some: &[Stretch], end: u64, out: &mut Contents) {
     let (Some(first), Some(moving)) = (some.first(), shared.moving) else { return };
-    let opened = moving.sectors.open(first.sector).map_err(|no| no.why).and_then(|reader| {
-        open_frames(&reader, first.offset, end).or_else(|e| {
-            let other = moving.sectors.after_failure(first.sector, &e).map_err(|no| no.why)?;
-            open_frames(&other, first.offset, end).map_err(|e| e.to_string())
-        })
-    });
+    let opened = open_any(moving, first, end);
     for s in some {
         let content = match &opened {
             Ok((tar, start)) => take(shared, s, tar, *start),
             Err(why) => Err(why.clone()),
         };
         out.insert((s.sector, s.offset), content);
+    }
+}
+
+/// The frames of a range, from whichever copy can be read.
+fn open_any(moving: Moving<'_>, first: &Stretch, end: u64) -> Result<(Vec<u8>, u64), String> {
+    let mut reader = moving.sectors.open(first.sector).map_err(|no| no.why)?;
+    loop {
+        match open_frames(&reader, first.offset, end) {
+            Ok(opened) => return Ok(opened),
+            // Each failure takes a copy out: there is an end.
+            Err(e) => reader = moving.sectors.after_failure(first.sector, &reader, &e).map_err(|no| no.why)?,
+        }
     }
 }
 

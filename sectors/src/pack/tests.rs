@@ -133,7 +133,7 @@ impl OpenSectors for Shelf {
         open.map(Arc::new).map_err(|e| NoCopy { why: e.to_string(), damage: e.is_damage() })
     }
 
-    fn after_failure(&self, _: u32, why: &SectorReadError) -> Result<Arc<SectorReader>, NoCopy> {
+    fn after_failure(&self, _: u32, _: &Arc<SectorReader>, why: &SectorReadError) -> Result<Arc<SectorReader>, NoCopy> {
         Err(NoCopy { why: why.to_string(), damage: why.is_damage() })
     }
 }

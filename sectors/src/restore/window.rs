@@ -374,12 +374,15 @@ impl Run<'_, '_> {
         let Some(reader) = readers.get(&task.sector) else { return };
         let start = mine.first().map_or(0, |s| s.offset);
         let end = mine.iter().map(|s| s.offset.saturating_add(s.len)).max().unwrap_or(0);
-        let mut opened = open_frames(reader, start, end).map_err(read_failure);
-        if let Err((_, e)) = &opened {
-            opened = match self.sectors.after_failure(task.sector, e) {
-                Ok(other) => open_frames(&other, start, end).map_err(read_failure),
+        let mut reader = reader.clone();
+        let mut opened = open_frames(&reader, start, end).map_err(read_failure);
+        // Each failure takes a copy out: there is an end.
+        while let Err((_, e)) = &opened {
+            reader = match self.sectors.after_failure(task.sector, &reader, e) {
+                Ok(other) => other,
                 Err(no) => return self.lose(placer, mine, &no.why, Cause::of_stored(no.damage)),
             };
+            opened = open_frames(&reader, start, end).map_err(read_failure);
         }
         match opened {
             Ok((tar, start)) => {

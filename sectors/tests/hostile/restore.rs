@@ -27,7 +27,7 @@ impl OpenSectors for One {
         (sector == 0).then(|| self.0.clone()).ok_or_else(why)
     }
 
-    fn after_failure(&self, _: u32, why: &SectorReadError) -> Result<Arc<SectorReader>, NoCopy> {
+    fn after_failure(&self, _: u32, _: &Arc<SectorReader>, why: &SectorReadError) -> Result<Arc<SectorReader>, NoCopy> {
         Err(NoCopy { why: why.to_string(), damage: why.is_damage() })
     }
 }

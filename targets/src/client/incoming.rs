@@ -20,6 +20,13 @@ use crate::limits::{APPEND_LEN_MAX, LINK_TRIES, REQUEST_TIME, SECTOR_LEN_MAX, TR
 use crate::protocol::{PARTIAL_UPLOAD, ROOT, UPLOAD_COMPLETE, UPLOAD_OFFSET};
 use crate::target::Incoming;
 
+/// How often an append that was not done in its time is sent.
+const SLOW_TRIES: u32 = 2;
+/// Time to seal a sector, without that of its bytes.
+const SEAL_TIME_MIN: Duration = Duration::from_secs(60);
+/// Bytes a second at which a server makes a sector durable, at least.
+const SEAL_RATE_MIN: u64 = 4 << 20;
+
 pub(super) struct ServerIncoming {
     way: Way,
     offset: u64,
@@ -82,7 +89,7 @@ impl Way {
         let (op, end) = (Op::Write, at + bytes.len() as u64);
         let mut held = at;
         let mut pause = TRY_PAUSE;
-        let mut last = None;
+        let (mut last, mut slow) = (None, 0);
         for _ in 0..LINK_TRIES {
             let rest = bytes.slice((held - at) as usize..);
             let ask = self
@@ -110,7 +117,15 @@ impl Way {
                     e @ TargetError::WrongLength { .. } => e,
                     e => return Err(e),
                 },
-                Err(e @ (LinkError::Broken(_) | LinkError::Slow(_))) => e.named(op, &self.what),
+                Err(e @ LinkError::Broken(_)) => e.named(op, &self.what),
+                // Once it may have been the connection; whoever is slow twice is slow.
+                Err(e @ LinkError::Slow(_)) => {
+                    slow += 1;
+                    if slow == SLOW_TRIES {
+                        return Err(e.named(op, &self.what));
+                    }
+                    e.named(op, &self.what)
+                }
                 Err(e) => return Err(e.named(op, &self.what)),
             };
             tokio::time::sleep(pause).await;
@@ -279,7 +294,7 @@ impl Incoming for ServerIncoming {
             .field("content-type", PARTIAL_UPLOAD)
             .field(UPLOAD_OFFSET, len.to_string())
             .field(UPLOAD_COMPLETE, "?1")
-            .time(self.way.link().timing().seal);
+            .time(self.way.link().timing().seal.min(SEAL_TIME_MIN + Duration::from_secs(len / SEAL_RATE_MIN)));
         // Safe to repeat: what is sealed with this length is fine.
         let got = self.way.shared.ask(op, &what, ask);
         state.over = got.is_ok();

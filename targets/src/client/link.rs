@@ -29,6 +29,9 @@ use crate::url::ServerUrl;
 /// Threads of the runtime that all servers of this process share: they only move bytes.
 const THREADS: usize = 2;
 
+/// Pieces of a body that are shorter are copied together.
+const FRAME_LEN_MIN: usize = 16 << 10;
+
 /// Why there is no answer.
 #[derive(Debug, Clone)]
 pub(super) enum LinkError {
@@ -313,15 +316,31 @@ fn broken(e: &hyper::Error) -> LinkError {
     LinkError::Broken(text)
 }
 
+/// A body of at most `limit` bytes. Short pieces are gathered: each costs its place in the list and the buffer that it
+/// lies in, so a body sent byte by byte would take many times its length.
 async fn collect(mut body: Body, limit: u64) -> Result<Vec<Bytes>, LinkError> {
-    let (mut frames, mut len) = (Vec::new(), 0u64);
+    let (mut frames, mut gathered, mut len) = (Vec::new(), BytesMut::new(), 0u64);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|e| broken(&e))?.into_data() else { continue };
         len += data.len() as u64;
         if len > limit {
             return Err(LinkError::Endless(limit));
         }
-        frames.push(data);
+        if data.len() < FRAME_LEN_MIN {
+            gathered.extend_from_slice(&data);
+            if gathered.len() < 4 * FRAME_LEN_MIN {
+                continue;
+            }
+        }
+        if !gathered.is_empty() {
+            frames.push(gathered.split().freeze());
+        }
+        if data.len() >= FRAME_LEN_MIN {
+            frames.push(data);
+        }
+    }
+    if !gathered.is_empty() {
+        frames.push(gathered.freeze());
     }
     Ok(frames)
 }

@@ -223,6 +223,68 @@ fn false_acknowledgements_and_lists_are_no_truth() {
     }
 }
 
+#[test]
+fn a_body_that_comes_byte_by_byte_is_held_in_few_pieces() {
+    let chunks = b"1\r\nx\r\n".repeat(100_000);
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let body = [head.as_bytes(), &chunks, b"0\r\n\r\n"].concat();
+    let liar = Liar::start(move |asked| match asked.path.contains("scrub") {
+        true => vec![Part::Bytes(body.clone())],
+        false => liar::document(),
+    });
+    let target = ServerTarget::open(&liar.url, None, Some(&credentials("t"))).unwrap();
+    let got = target.shared.link.ask(Ask::new(Method::GET, format!("{ROOT}/scrub"))).unwrap();
+    assert!(got.frames.len() <= 4, "{} pieces", got.frames.len());
+    assert!(got.body() == vec![b'x'; 100_000]);
+}
+
+#[test]
+fn what_a_server_says_is_short_and_plain_and_its_pages_are_no_longer_than_allowed() {
+    let liar = Liar::start(|asked| {
+        let long = "A".repeat(1 << 20);
+        if asked.path.contains("sectors") {
+            let all: Vec<(CopyId, u64)> =
+                (0..=crate::limits::PAGE_LEN as u128).map(|n| (CopyId(n.to_be_bytes()), 1)).collect();
+            let page = serde_json::json!({"sectors": all, "foreign": 0, "more": false});
+            return vec![ok("200 OK", "", page.to_string().as_bytes())];
+        }
+        if asked.path.contains("scrub") {
+            return vec![ok("200 OK", "", format!("{{\"damaged\":[\"\u{7}\u{1b}[2J{long}\"]}}").as_bytes())];
+        }
+        if asked.path.contains("removed") {
+            let title = format!("\u{1b}[2J{long}");
+            let p = serde_json::json!({"type": "about:blank", "title": title, "status": 500, "code": "store"});
+            return vec![ok("500 Internal Server Error", "", p.to_string().as_bytes())];
+        }
+        liar::document()
+    });
+    let target = ServerTarget::open(&liar.url, None, Some(&credentials("t"))).unwrap();
+    let alias = ZoneAlias::random();
+    let e = err(target.list(alias));
+    assert!(lies(&e) && e.to_string().contains("on a page"), "{e}");
+    for e in [err(target.scrub_report(alias)), err(target.list_removed(alias))] {
+        let text = e.to_string();
+        assert!(text.len() < 500 && !text.chars().any(char::is_control), "{} bytes", text.len());
+    }
+}
+
+#[test]
+fn a_server_that_does_not_tell_of_itself_is_not_asked_at_each_look() {
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = asked.clone();
+    let liar = Liar::start(move |_| match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+        0 => liar::document(),
+        _ => vec![ok("500 Internal Server Error", "", b"")],
+    });
+    let target = ServerTarget::open(&liar.url, None, Some(&credentials("t"))).unwrap();
+    assert_eq!(target.capabilities().free_bytes, Some(1_000_000));
+    target.shared.known().at -= FRESH;
+    for _ in 0..5 {
+        assert_eq!(target.capabilities().free_bytes, None);
+    }
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 2);
+}
+
 /// The keys of the golden sectors, and one of them as its bytes.
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/v1").join(name)

@@ -67,15 +67,20 @@ fn read(target: &S3Target, alias: ZoneAlias, copy: CopyId) -> Vec<u8> {
     out
 }
 
-#[test]
-fn conformance_over_s3() {
+pub(crate) fn conformance_results() -> Vec<conformance::CheckResult> {
     let server = Server::start();
     let (id, _) = made(&server);
     let results = conformance::run(&|| {
         Box::new(S3Target::open(&url(&server), Some(id), Some(&credentials())).unwrap()) as Box<dyn Target>
     });
-    assert!(results.iter().all(|r| r.outcome == Outcome::Passed), "{}", conformance::report(&results));
     assert_eq!(server.loose_parts(), 0);
+    results
+}
+
+#[test]
+fn conformance_over_s3() {
+    let results = conformance_results();
+    assert!(results.iter().all(|r| r.outcome == Outcome::Passed), "{}", conformance::report(&results));
 }
 
 #[test]

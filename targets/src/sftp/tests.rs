@@ -35,14 +35,19 @@ fn err<T>(r: Result<T, TargetError>) -> TargetError {
     r.err().unwrap()
 }
 
-#[test]
-fn conformance_over_sftp() {
-    let Some(server) = Sshd::start() else { return };
+/// `None` where its server is not installed.
+pub(crate) fn conformance_results() -> Option<Vec<conformance::CheckResult>> {
+    let server = Sshd::start()?;
     let id = TargetId::random();
     SftpTarget::create(&url(&server), id, Existing::Refuse, Some(&right(&server))).unwrap();
-    let results = conformance::run(&|| {
+    Some(conformance::run(&|| {
         Box::new(SftpTarget::open(&url(&server), Some(id), Some(&right(&server))).unwrap()) as Box<dyn Target>
-    });
+    }))
+}
+
+#[test]
+fn conformance_over_sftp() {
+    let Some(results) = conformance_results() else { return };
     assert!(results.iter().all(|r| r.outcome == Outcome::Passed), "{}", conformance::report(&results));
 }
 

@@ -33,14 +33,19 @@ fn bytes(len: usize) -> Vec<u8> {
     (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect()
 }
 
-#[test]
-fn conformance_over_webdav() {
-    let Some(server) = Apache::start() else { return };
+/// `None` where its server is not installed.
+pub(crate) fn conformance_results() -> Option<Vec<conformance::CheckResult>> {
+    let server = Apache::start()?;
     let id = TargetId::random();
     WebDavTarget::create(&url(&server), id, Existing::Refuse, Some(&credentials())).unwrap();
-    let results = conformance::run(&|| {
+    Some(conformance::run(&|| {
         Box::new(WebDavTarget::open(&url(&server), Some(id), Some(&credentials())).unwrap()) as Box<dyn Target>
-    });
+    }))
+}
+
+#[test]
+fn conformance_over_webdav() {
+    let Some(results) = conformance_results() else { return };
     assert!(results.iter().all(|r| r.outcome == Outcome::Passed), "{}", conformance::report(&results));
 }
 
