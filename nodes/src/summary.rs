@@ -140,7 +140,9 @@ impl Summary {
         if usize::from(wanted) > targets && self.checkpoint.is_some() {
             out.say(format!("{wanted} copies are wanted, there is room for {targets}: zoneward target add URL"));
         }
-        match (self.refused.first(), incomplete) {
+        // What a person has to decide goes before what could not be read.
+        let first = self.refused.iter().find(|f| f.exit != exit::FAILED).or(self.refused.first());
+        match (first, incomplete) {
             // The others were backed up: done, but not complete.
             (Some(f), _) if f.exit == exit::FAILED && !self.sources.is_empty() => exit::INCOMPLETE,
             (Some(f), _) => f.exit,

@@ -423,3 +423,59 @@ fn the_owner_goes_on_with_one_node_when_the_majority_is_lost() {
     zone.ok(3, &["restore", "latest", "--to", zone.path("out").to_str().unwrap()]);
     same(&source, &zone.path("out").join(source.strip_prefix("/").unwrap()));
 }
+
+/// Files of sealed sectors on the target.
+fn sealed_files(zone: &Zone) -> usize {
+    let mut n = 0;
+    for z in std::fs::read_dir(zone.path("target/zones")).unwrap() {
+        let Ok(shards) = std::fs::read_dir(z.unwrap().path().join("sectors")) else { continue };
+        n += shards.map(|s| std::fs::read_dir(s.unwrap().path()).unwrap().count()).sum::<usize>();
+    }
+    n
+}
+
+#[test]
+fn what_was_forgotten_goes_and_daemons_prune() {
+    let mut zone = Zone::new();
+    zone.join(1, "two");
+    zone.join(2, "three");
+    let src = zone.path("shared");
+    std::fs::create_dir(&src).unwrap();
+    let write = |name: &str, seed: u64, len: usize| {
+        let mut x = seed | 1;
+        let bytes = std::iter::repeat_with(|| {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (x >> 33) as u8
+        });
+        std::fs::write(src.join(name), bytes.take(len).collect::<Vec<u8>>()).unwrap();
+    };
+    write("steady", 1, 700_000);
+    for n in 1..=6 {
+        write("often", 100 + n, 900_000);
+        zone.ok(0, &["backup", src.to_str().unwrap(), "--shared", "--copies", "1"]);
+    }
+    let before = sealed_files(&zone);
+    zone.ok(1, &["forget", "1", "--apply"]);
+    zone.ok(1, &["undelete", "1"]);
+    zone.ok(0, &["forget", "1", "2", "3", "4", "--apply", "--now"]);
+    // Any node may do the work; who asks needs the owner's key only because so much goes.
+    zone.ok(0, &["prune", "--apply", "--owner", "--max-waste", "0"]);
+    until("the files of what nobody needs are gone", || {
+        let all = zone.json(2, &["sector", "ls"]);
+        let copies = all["sectors"].as_array()?.iter().map(|s| s["copies"].as_array().unwrap().len()).sum::<usize>();
+        (sealed_files(&zone) == copies && copies < before).then_some(())
+    });
+    let listed = zone.json(2, &["checkpoints"])["checkpoints"].as_array().unwrap().len();
+    assert_eq!(listed, 3, "5, 6, and the synthetic one");
+    for checkpoint in ["6", "latest"] {
+        let to = zone.path(checkpoint);
+        zone.ok(2, &["restore", checkpoint, "--to", to.to_str().unwrap()]);
+        let there = to.join(src.strip_prefix("/").unwrap());
+        for name in ["steady", "often"] {
+            assert!(std::fs::read(there.join(name)).unwrap() == std::fs::read(src.join(name)).unwrap(), "{name}");
+        }
+    }
+    zone.ok(1, &["check", "--read-data"]);
+    write("often", 300, 900_000);
+    zone.ok(1, &["backup", src.to_str().unwrap(), "--shared", "--copies", "1"]);
+}

@@ -56,8 +56,9 @@ fn change(b: &Bench, n: u64) {
     let src = b.path("src");
     fs::write(src.join(format!("new-{n}")), noise(1000 + n, 120_000)).unwrap();
     fs::write(src.join("often"), noise(2000 + n, 200_000)).unwrap();
-    if n > 3 {
-        fs::remove_file(src.join(format!("new-{}", n - 3))).unwrap();
+    let old = src.join(format!("new-{}", n.saturating_sub(3)));
+    if old.exists() {
+        fs::remove_file(old).unwrap();
     }
     let mut large = fs::read(src.join("a/b/large")).unwrap();
     let at = (n as usize * 900_000) % (large.len() - 100_000);
