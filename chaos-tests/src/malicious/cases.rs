@@ -265,7 +265,9 @@ fn endless() -> Vec<Case> {
         )
         .check(7, "sends more than"),
         case("an endless range", t::endless_large(RANGE)).check(7, "sends more than"),
-        case("an endless range in chunks of a byte", t::endless(RANGE, "", "1\r\nx\r\n")).check(7, "sends more than"),
+        case("an endless range in chunks of a byte", t::endless(RANGE, "", "1\r\nx\r\n"))
+            .check(7, "sends more than")
+            .slow(),
         case("an endless head", t::endless_large(POINTER)).check(7, "sends more than").here(0, "cannot be asked"),
         case("an endless owner's key", t::endless_large(&[Kind::OwnerKey]))
             .check(7, "sends more than")
