@@ -175,7 +175,8 @@ fn read(shared: &Shared<'_>, extents: impl Iterator<Item = Extent>) -> Contents 
     while let Some(first) = rest.first() {
         let (mut n, mut end) = (0, first.offset);
         for s in rest {
-            let near = s.offset <= end.saturating_add(READ_GAP) && s.offset - first.offset < READ_TAR;
+            // They are sorted: within a sector offsets rise.
+            let near = s.offset <= end.saturating_add(READ_GAP) && s.offset.saturating_sub(first.offset) < READ_TAR;
             if s.sector != first.sector || !near {
                 break;
             }
