@@ -23,6 +23,8 @@ const KEPT: usize = 64 << 20;
 const OPEN_MAX: usize = 64;
 /// Stretches of which it is kept that they were found right.
 const RIGHT_MAX: usize = 4096;
+/// Rooms of frames that are kept for others.
+const SPARE_MAX: usize = 8;
 /// How long a target that failed is asked after all others.
 const AWAY: Duration = Duration::from_secs(30);
 /// How long it is not asked at all: a program that reads on meets one failure, not hundreds.
@@ -50,6 +52,8 @@ struct Kept {
     bytes: usize,
     /// Counts uses: what was used longest ago goes first.
     now: u64,
+    /// Room of frames that went: with room made anew for each, the process would grow to several times what is kept.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Kept {
@@ -74,8 +78,14 @@ impl Kept {
     }
 
     fn forget(&mut self, key: FrameKey) {
-        if let Some((_, _, n)) = self.frames.remove(&key) {
-            self.bytes -= n;
+        let Some((slot, _, n)) = self.frames.remove(&key) else { return };
+        self.bytes -= n;
+        // Only if nobody reads from it just now.
+        let frame = Arc::into_inner(slot).and_then(|s| s.into_inner().unwrap_or_else(|e| e.into_inner()));
+        if let Some(frame) = frame.and_then(Arc::into_inner)
+            && self.spare.len() < SPARE_MAX
+        {
+            self.spare.push(frame.tar);
         }
     }
 }
@@ -145,7 +155,11 @@ impl Content {
             if !failed.is_damage() {
                 let silent = lock(&self.away).get(&copy.target).is_some_and(|(t, _)| t.elapsed() < SILENT);
                 if !silent {
-                    lock(&self.away).insert(copy.target, (Instant::now(), chain(&failed)));
+                    let why = match &failed {
+                        SectorReadError::Io(e) => chain(e),
+                        e => chain(e),
+                    };
+                    lock(&self.away).insert(copy.target, (Instant::now(), why));
                 }
             }
             // It is opened anew when it is asked again: its target may be another one by then.
@@ -241,15 +255,31 @@ impl Content {
             return Ok(frame.clone());
         }
         let (_, tar) = reader.table().frame(key.1).ok_or(SectorReadError::Range)?;
-        let mut opener = FrameReader::new()?;
-        let bytes = reader.read_frame(key.1, &mut opener);
-        let bytes = bytes.inspect_err(|_| lock(&self.kept).forget(key))?;
+        let room = lock(&self.kept).spare.pop().unwrap_or_default();
+        let bytes = open_frame(reader, key.1, room).inspect_err(|_| lock(&self.kept).forget(key))?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let frame = Arc::new(Frame { id, start: tar.start, tar: bytes });
         *slot = Some(frame.clone());
         lock(&self.kept).grown(key, frame.tar.len());
         Ok(frame)
     }
+}
+
+thread_local! {
+    /// Room for a frame as it is stored, and for a segment of it.
+    static RAW: std::cell::RefCell<(Vec<u8>, Vec<u8>)> = const { std::cell::RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// Opens a frame into `room`.
+fn open_frame(reader: &SectorReader, number: usize, mut room: Vec<u8>) -> Result<Vec<u8>, SectorReadError> {
+    let (raw, tar) = reader.table().frame(number).ok_or(SectorReadError::Range)?;
+    room.resize((tar.end - tar.start) as usize, 0);
+    RAW.with(|buffers| {
+        let (scratch, bytes) = &mut *buffers.borrow_mut();
+        reader.read_raw_into(raw, scratch, bytes)?;
+        FrameReader::new()?.read(bytes, &mut room)?;
+        Ok(room)
+    })
 }
 
 impl Frame {
