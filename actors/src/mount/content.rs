@@ -24,7 +24,7 @@ const OPEN_MAX: usize = 64;
 /// Stretches of which it is kept that they were found right.
 const RIGHT_MAX: usize = 4096;
 /// Rooms of frames that are kept for others.
-const SPARE_MAX: usize = 8;
+const SPARE_MAX: usize = 4;
 /// How long a target that failed is asked after all others.
 const AWAY: Duration = Duration::from_secs(30);
 /// How long it is not asked at all: a program that reads on meets one failure, not hundreds.
@@ -147,7 +147,7 @@ impl Content {
         copies.sort_by_cached_key(|c| away(c));
         let (mut why, mut damage) = (Vec::new(), false);
         for copy in &copies {
-            let failed = match self.from_copy(copy, place, part.clone(), out) {
+            let failed = match self.try_copy(copy, place, part.clone(), out) {
                 Ok(()) => return Ok(()),
                 Err(e) => e,
             };
@@ -193,7 +193,7 @@ impl Content {
         Ok(reader)
     }
 
-    fn from_copy(
+    fn try_copy(
         &self,
         copy: &BackupCopy,
         place: Place,
@@ -260,7 +260,8 @@ impl Content {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let frame = Arc::new(Frame { id, start: tar.start, tar: bytes });
         *slot = Some(frame.clone());
-        lock(&self.kept).grown(key, frame.tar.len());
+        // What it takes, not what it holds: the room may be that of a larger one.
+        lock(&self.kept).grown(key, frame.tar.capacity());
         Ok(frame)
     }
 }
