@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use zoneward_consensus::model::State;
 use zoneward_consensus::names;
 use zoneward_sectors::catalog::CatalogError;
 use zoneward_sectors::entry::{Entry, Kind};
@@ -48,7 +49,11 @@ pub fn is_within(path: &[u8], top: &[u8]) -> bool {
 
 /// The sources a checkpoint holds, most important first.
 pub fn sources_of(zone: &Zone, checkpoint: CheckpointId) -> Vec<Held> {
-    let state = zone.state();
+    held_by(zone.state(), checkpoint)
+}
+
+/// The same, of a state.
+pub(crate) fn held_by(state: &State, checkpoint: CheckpointId) -> Vec<Held> {
     let Some(c) = state.checkpoints.get(&checkpoint) else { return Vec::new() };
     let mut all: Vec<Held> = c
         .tasks

@@ -70,6 +70,8 @@ pub enum Command {
     Cat(CatArgs),
     /// Restore a checkpoint or parts of it
     Restore(RestoreArgs),
+    /// Show checkpoints as a read-only file system, until Ctrl-C
+    Mount(MountArgs),
     /// Bring a lost zone back on this machine: from one target and the 24 words (or the passphrase)
     Recover(RecoverArgs),
     /// Check that what is stored is there and whole
@@ -291,6 +293,18 @@ pub struct RestoreArgs {
     /// Say what would be done, change nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// An empty directory to mount on
+    pub dir: PathBuf,
+    /// Only this checkpoint, its tree at once: latest, its number, its id or the beginning of it [default: all]
+    #[arg(long, value_name = "CP")]
+    pub checkpoint: Option<String>,
+    /// Let other users look too, each at what modes and ACLs let them see
+    #[arg(long)]
+    pub allow_other: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod forget;
 mod keys;
 mod look;
 mod make;
+mod mount;
 mod node;
 mod prune;
 mod quorum;
@@ -124,6 +125,7 @@ pub fn run(cli: Cli) -> Result<i32, Failure> {
         Command::Diff(a) => look::diff(g, out, &a),
         Command::Cat(a) => look::cat(g, &a),
         Command::Restore(a) => restore::restore(g, out, &a),
+        Command::Mount(a) => mount::mount(g, out, &a),
         Command::Recover(a) => recover::recover(g, out, &a),
         Command::Check(a) => check::check(g, out, &a),
         Command::Forget(a) => forget::forget(g, out, &a),
@@ -175,7 +177,7 @@ First steps
 
 Look      status · checkpoints · ls · find · diff · cat
 Keep      backup · check · source · target · sector · forget · prune · retention
-Recover   restore · recover · key
+Recover   restore · mount · recover · key
 Programs  token (the REST API of zoneward up)
 Other     completions · man · --help
 

@@ -57,6 +57,14 @@ pub fn local_time(ms: u64) -> String {
     }
 }
 
+/// A moment in local time, for names of files: `2026-11-20_221803`.
+pub fn local_stamp(ms: u64) -> String {
+    match jiff::Timestamp::from_millisecond(ms as i64) {
+        Ok(t) => t.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d_%H%M%S").to_string(),
+        Err(_) => "unknown".into(),
+    }
+}
+
 /// A moment as RFC 3339 in UTC, for JSON.
 pub fn utc_time(ms: u64) -> String {
     jiff::Timestamp::from_millisecond(ms as i64).map_or_else(|_| String::new(), |t| t.to_string())

@@ -17,6 +17,7 @@ use crate::entry::{Kind, Meta};
 use crate::limits::PATH_LEN_MAX;
 
 use jobs::{Batch, DirJob, Pool};
+pub use kernel::OWN_MOUNTS;
 pub use seen::Seen;
 
 /// Which entries are left out: path inside the source, and whether it is a directory.

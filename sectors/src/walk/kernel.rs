@@ -30,10 +30,26 @@ const MADE_UP: [u64; 17] = [
     0x6e66_7364,
 ];
 
-/// Whether an open file or directory lies on such a file system.
+/// What mounted checkpoints are called in the list of mounts. They are backed up already.
+pub const OWN_MOUNTS: &str = "zoneward";
+/// `f_type` of FUSE, which serves mounted checkpoints and much else.
+const FUSE: u64 = 0x6573_5546;
+
+/// Whether an open file or directory lies on such a file system, or in mounted checkpoints.
 pub(super) fn is_made_up(fd: impl AsFd) -> io::Result<bool> {
-    let kind = fstatfs(fd)?.f_type as u64 & 0xffff_ffff;
-    Ok(MADE_UP.contains(&kind))
+    let kind = fstatfs(&fd)?.f_type as u64 & 0xffff_ffff;
+    Ok(MADE_UP.contains(&kind) || (kind == FUSE && is_own_mount(rustix::fs::fstat(fd)?.st_dev)))
+}
+
+/// Whether a device of FUSE shows checkpoints, by the list of mounts: `id parent major:minor … - kind from …`. Without such
+/// a list it counts as any other.
+fn is_own_mount(dev: u64) -> bool {
+    let device = format!("{}:{}", rustix::fs::major(dev), rustix::fs::minor(dev));
+    let list = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    String::from_utf8_lossy(&list).lines().any(|line| {
+        let from = line.split(" - ").nth(1).and_then(|rest| rest.split(' ').nth(1));
+        line.split(' ').nth(2) == Some(&device) && from == Some(OWN_MOUNTS)
+    })
 }
 
 /// What is known of the file systems that a scan met, by device number.
