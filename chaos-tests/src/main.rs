@@ -10,6 +10,7 @@ mod faults;
 mod malicious;
 mod points;
 mod powerloss;
+mod prune;
 mod simulate;
 #[cfg(feature = "tale")]
 mod tale;
@@ -30,6 +31,8 @@ or: chaos-tests failover [--kills N] [--seed S] [--size MIB]
   three daemons; the one that packs, copies or leads is killed at seeded moments
   --kills N   how often in all [default: 100]
   --size MIB  of the source [default: 2048]
+or: chaos-tests prune [--checkpoints N] [--seed S]
+  N checkpoints [default: 200], few are kept: they restore, and take hardly more room than if nothing else had ever been
 or: chaos-tests tale [--seed S] [--size MIB]   (built with --features tale)
   a target is destroyed, another one changes bytes, the zone heals itself, burns, and comes back
   --size MIB  of the source [default: 256]
@@ -109,6 +112,19 @@ fn failover_plan(args: &[String]) -> Result<failover::Plan> {
     Ok(plan)
 }
 
+fn prune_plan(args: &[String]) -> Result<prune::Plan> {
+    let mut plan = prune::Plan { checkpoints: 200, seed: 1 };
+    for pair in args.chunks(2) {
+        let number = || pair.get(1).and_then(|v| v.parse::<u64>().ok()).context(USAGE);
+        match pair.first().map(String::as_str) {
+            Some("--checkpoints") => plan.checkpoints = number()?.clamp(30, 10_000),
+            Some("--seed") => plan.seed = number()?,
+            _ => bail!(USAGE),
+        }
+    }
+    Ok(plan)
+}
+
 #[cfg(feature = "tale")]
 fn tale(args: &[String]) -> Result<bool> {
     let mut plan = tale::Plan { seed: 1, size_mib: 256 };
@@ -138,6 +154,9 @@ fn run(args: &[String]) -> Result<bool> {
     }
     if what == "malicious" {
         return malicious(&args[2..]);
+    }
+    if what == "prune" {
+        return prune::run(prune_plan(&args[2..])?);
     }
     if what == "simulate" {
         return simulate::run(args.get(2..).unwrap_or_default());
