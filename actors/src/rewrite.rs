@@ -207,9 +207,9 @@ impl Outlook {
         self.of_leaving(|s| s.bytes - s.dead)
     }
 
-    /// Whether so much goes that the owner has to say so.
+    /// Whether so much goes that the owner has to say so. What nothing needs was judged when it was forgotten.
     pub fn is_much(&self) -> bool {
-        u128::from(self.freed()) * 100 > u128::from(self.bytes()) * u128::from(keep::MUCH_PERCENT)
+        u128::from(self.of_leaving(|s| s.dead)) * 100 > u128::from(self.bytes()) * u128::from(keep::MUCH_PERCENT)
     }
 
     /// Whether there is anything to do.

@@ -289,7 +289,7 @@ pub struct CheckpointView {
     pub id: String,
     /// Its number.
     pub seq: u64,
-    /// `full`, `incremental` or `differential`: what it came to be, so the first one is full.
+    /// `full`, `incremental`, `differential` or `synthetic`: what it came to be, so the first one is full.
     pub kind: String,
     /// `running` → `stored` → `published`, or `abandoned`.
     pub state: String,
@@ -299,6 +299,9 @@ pub struct CheckpointView {
     pub finished: Option<String>,
     pub node: String,
     pub allow_empty: bool,
+    pub tags: Vec<String>,
+    /// When it was forgotten; until its grace is over it can be taken back.
+    pub forgotten: Option<String>,
     pub sources: Vec<TaskView>,
     pub refused: Vec<RefusedView>,
 }
@@ -331,6 +334,8 @@ impl CheckpointView {
             seq: c.seq,
             kind: word(state.kind_made(c)),
             state: word(c.state),
+            tags: c.tags.iter().cloned().collect(),
+            forgotten: c.forgotten.map(|f| utc_time(f.at_ms)),
             complete: c.is_complete(),
             started: utc_time(c.started_ms),
             finished: c.finished_ms.map(utc_time),
