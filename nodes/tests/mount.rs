@@ -439,11 +439,11 @@ fn a_place_that_cannot_be_is_refused() {
     assert!(b.expect(1, &["mount", "mnt"]).contains("ZW-1601"), "there is no checkpoint yet");
     b.expect(0, &["backup", "src"]);
     for (dir, code, number) in [
-        ("not there", 2, "ZW-1621"),
-        ("src/a", 2, "ZW-1621"),
-        ("src", 4, "ZW-1622"),
-        ("zone/catalogs/x", 4, "ZW-1622"),
-        ("target/x", 4, "ZW-1622"),
+        ("not there", 2, "ZW-1641"),
+        ("src/a", 2, "ZW-1641"),
+        ("src", 4, "ZW-1642"),
+        ("zone/catalogs/x", 4, "ZW-1642"),
+        ("target/x", 4, "ZW-1642"),
     ] {
         if dir.ends_with('x') {
             fs::create_dir(b.path(dir)).unwrap();
@@ -453,7 +453,7 @@ fn a_place_that_cannot_be_is_refused() {
     assert!(b.expect(1, &["mount", "mnt", "--checkpoint", "77"]).contains("ZW-1601"));
     let m = mount(&b, "mnt", &[]);
     let said = b.expect(4, &["mount", "mnt"]);
-    assert!(said.contains("ZW-1622"), "{said}");
+    assert!(said.contains("ZW-1642"), "{said}");
     drop(m);
 }
 

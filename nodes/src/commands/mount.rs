@@ -35,7 +35,7 @@ const CALLED: &str = zoneward_sectors::walk::OWN_MOUNTS;
 /// An empty directory that is neither in a target nor among the zone's own files.
 fn check_place(zone: &Zone, dir: &Path) -> Result<(), Failure> {
     let shown = dir.display();
-    let wrong = |what: String| Failure::new(1621, exit::USAGE, what);
+    let wrong = |what: String| Failure::new(1641, exit::USAGE, what);
     match std::fs::metadata(dir) {
         Ok(m) if m.is_dir() => {}
         Ok(_) => return Err(wrong(format!("{shown} is no directory")).help("name an empty directory")),
@@ -51,12 +51,12 @@ fn check_place(zone: &Zone, dir: &Path) -> Result<(), Failure> {
         Err(e) => return Err(wrong(format!("{shown} cannot be used")).why(e.to_string())),
     }
     let refused = |why: String| {
-        Failure::new(1622, exit::REFUSED, format!("nothing is mounted on {shown}"))
+        Failure::new(1642, exit::REFUSED, format!("nothing is mounted on {shown}"))
             .why(why)
             .help("name an empty directory elsewhere")
     };
     let mut inside = std::fs::read_dir(dir)
-        .map_err(|e| Failure::new(1621, exit::USAGE, format!("{shown} cannot be read")).why(e.to_string()))?;
+        .map_err(|e| Failure::new(1641, exit::USAGE, format!("{shown} cannot be read")).why(e.to_string()))?;
     if inside.next().is_some() {
         return Err(refused("it is not empty: what it holds would be hidden".into()));
     }
@@ -79,7 +79,7 @@ fn folder(c: &Checkpoint, newest: u64) -> Shown {
 }
 
 fn cannot(e: &io::Error) -> Failure {
-    let failed = Failure::new(1623, exit::FAILED, "the kernel does not let this be mounted").why(chain(e));
+    let failed = Failure::new(1643, exit::FAILED, "the kernel does not let this be mounted").why(chain(e));
     match (Path::new("/dev/fuse").exists(), rustix::process::geteuid().is_root()) {
         (false, _) => failed.help("there is no /dev/fuse: load the kernel's module with modprobe fuse"),
         (true, true) => failed.help("zoneward restore brings files back without a mount"),
@@ -110,7 +110,7 @@ pub fn mount(g: &Global, out: Out, a: &MountArgs) -> Result<i32, Failure> {
     };
     let view = Arc::new(View::new(still, &shown_all, a.checkpoint.is_some(), owner, tell));
     let fs = Fs::new(view, teller, bytes, a.allow_other)
-        .map_err(|e| Failure::new(1624, exit::FAILED, "no threads can be started").why(e.to_string()))?;
+        .map_err(|e| Failure::new(1644, exit::FAILED, "no threads can be started").why(e.to_string()))?;
     let mut config = Config::default();
     config.mount_options = vec![MountOption::RO, MountOption::FSName(CALLED.into()), MountOption::NoAtime];
     if a.allow_other {
@@ -138,7 +138,7 @@ fn what_is_shown(zone: &Zone, one: Option<&str>) -> Result<(Vec<Shown>, u64), Fa
 
 /// Stays until the mount is taken away, or Ctrl-C.
 fn serve(out: Out, mut session: Session<Fs>, dir: &Path, all: &[Shown], stop: &AtomicBool) -> Result<i32, Failure> {
-    let ended = |e: &io::Error| Failure::new(1624, exit::FAILED, "the mount has ended").why(chain(e));
+    let ended = |e: &io::Error| Failure::new(1644, exit::FAILED, "the mount has ended").why(chain(e));
     let mut away = session.unmount_callable();
     let (done, ends) = channel();
     let run = move || {
