@@ -88,7 +88,8 @@ pub fn judge(state: &State, rules: &Rules, zone: &TimeZone) -> Vec<Judged> {
         keep(*i, "last");
     }
     for p in periods(rules) {
-        let (mut used, mut before): (u32, Option<((i32, i32), u64)>) = (0, None);
+        let mut used = 0;
+        let mut before: Option<((i32, i32), u64)> = None;
         for (i, c) in &timed {
             if used >= p.count {
                 break;

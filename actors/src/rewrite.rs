@@ -559,7 +559,10 @@ mod tests {
         out
     }
 
-    fn shown(r: &Runs) -> (Vec<(Vec<u8>, bool)>, Vec<Vec<usize>>) {
+    /// Runs with whether they begin a chain, and each chain's path.
+    type Shown = (Vec<(Vec<u8>, bool)>, Vec<Vec<usize>>);
+
+    fn shown(r: &Runs) -> Shown {
         let n = |l: &LayerId| l.0[0];
         let runs = r.runs.iter().map(|r| (r.layers.iter().map(n).collect(), r.full)).collect();
         (runs, r.chains.iter().map(|(_, _, path)| path.clone()).collect())

@@ -292,7 +292,7 @@ fn a_rewrite_changes_all_chains_at_once_when_it_is_stored() {
         all_done(&mut state, &s::backup(n, CheckpointKind::Incremental, 1, false));
     }
     let open = Command::OpenRewrite { checkpoint: s::checkpoint(6), max_waste: Some(10), owner: None };
-    all_done(&mut state, &[open.clone()]);
+    all_done(&mut state, std::slice::from_ref(&open));
     assert_eq!(state.checkpoints[&s::checkpoint(6)].tasks[0].layers.len(), 4);
     all_done(&mut state, &[s::open_layer(6, 6, 1, true), s::open_layer(7, 6, 1, false), s::open_layer(8, 6, 1, false)]);
     all_done(&mut state, &[s::open_sector(6, 6, false, 2), s::open_copy(6, 6, 1)]);
