@@ -178,6 +178,11 @@ impl Opener {
 
     /// A reader for a raw sector: the first copy that opens.
     pub fn sector(&self, number: u32) -> Result<Arc<SectorReader>, NoCopy> {
+        self.any_copy(number, true)
+    }
+
+    /// The same; with `damaged`, one of which wrong bytes were read before is better than none: the rest of it may be right.
+    fn any_copy(&self, number: u32, damaged: bool) -> Result<Arc<SectorReader>, NoCopy> {
         let mut open = self.0.open.lock().unwrap_or_else(|e| e.into_inner());
         if let Some((_, r)) = open.get(&number) {
             return Ok(r.clone());
@@ -189,26 +194,35 @@ impl Opener {
         let mut copies: Vec<&Known> = copies.collect();
         let silent = self.silent().clone();
         copies.sort_by_key(|k| (k.state != CopyState::Stored, silent.contains(&k.target)));
+        let mut keep = |copy: CopyId, reader: SectorReader| {
+            if open.len() >= OPEN_MAX {
+                open.clear();
+            }
+            let reader = Arc::new(reader);
+            open.insert(number, (copy, reader.clone()));
+            reader
+        };
+        let mut last = Vec::new();
         for k in copies {
             tried = true;
-            if let Some(was) = self.bad().get(&k.copy) {
+            let before = self.bad().get(&k.copy).copied();
+            if let Some(was) = before {
                 damage |= was;
                 why.push(format!("copy {} could not be read before", k.copy));
+                last.extend((was && damaged).then_some(k));
                 continue;
             }
             match self.open_known(k) {
-                Ok((_, r)) => {
-                    if open.len() >= OPEN_MAX {
-                        open.clear();
-                    }
-                    let r = Arc::new(r);
-                    open.insert(number, (k.copy, r.clone()));
-                    return Ok(r);
-                }
+                Ok((_, r)) => return Ok(keep(k.copy, r)),
                 Err(e) => {
                     why.push(self.failed(k, &e));
                     damage |= e.is_damage();
                 }
+            }
+        }
+        for k in last {
+            if let Ok((_, r)) = self.open_known(k) {
+                return Ok(keep(k.copy, r));
             }
         }
         if !tried {
@@ -271,7 +285,8 @@ impl Opener {
             }
         }
         drop(open);
-        self.sector(number)
+        // Those that failed are not asked again here: each failure takes a copy out, so there is an end.
+        self.any_copy(number, false)
     }
 }
 

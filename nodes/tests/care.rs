@@ -460,3 +460,29 @@ fn pages_of_the_manual_show_what_is_typed() {
     let page = fs::read_to_string(b.path("man/zoneward-restore.1")).unwrap();
     assert!(page.contains("zoneward restore"), "{page}");
 }
+
+/// A restore works in windows of 49,152 entries.
+#[test]
+fn one_wrong_byte_in_the_only_copy_takes_its_neighbours_and_nothing_more() {
+    let b = Bench::new();
+    let n = 60_000;
+    for d in 0..60 {
+        fs::create_dir(b.path(&format!("src/{d:02}"))).unwrap();
+        for f in 0..n / 60 {
+            fs::write(b.path(&format!("src/{d:02}/{f:04}")), bench::noise(d * 1000 + f, 1000)).unwrap();
+        }
+    }
+    b.expect(0, &["init", "--target", "target", "--sector-min", "256MiB"]);
+    b.expect(0, &["backup", "src"]);
+    b.damage_largest_sector();
+    let o = b.run(&["--json", "restore", "latest", "--to", "out"]);
+    assert_eq!(o.status.code(), Some(5), "{}", String::from_utf8_lossy(&o.stderr));
+    let text = String::from_utf8_lossy(&o.stdout).into_owned();
+    let summary: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let damaged = summary["damaged"].as_u64().unwrap();
+    // A segment holds 1 MiB of frames, and a frame some hundred of such files.
+    assert!(damaged > 0 && damaged < n / 10, "{damaged} of {n} are called damaged");
+    let there =
+        (0..60).map(|d| fs::read_dir(b.restored("out").join(format!("{d:02}"))).unwrap().count() as u64).sum::<u64>();
+    assert_eq!(there, n - damaged);
+}
