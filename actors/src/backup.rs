@@ -10,7 +10,7 @@ use zoneward_consensus::command::Command;
 use zoneward_consensus::limits;
 use zoneward_consensus::model::{CheckpointKind, CheckpointState, Ground, RefusedSource, Source, TaskState, TaskStats};
 use zoneward_consensus::names;
-use zoneward_sectors::diff::{Change, Counts, Trouble};
+use zoneward_sectors::diff::{Counts, Trouble};
 use zoneward_sectors::entry::Stamp;
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CheckpointId, LayerId, SourceId};
@@ -594,14 +594,4 @@ fn estimate(s: &Survey) -> u64 {
 
 fn stamp_of(ms: u64) -> Stamp {
     Stamp { secs: (ms / 1000) as i64, nanos: (ms % 1000) as u32 * 1_000_000 }
-}
-
-/// A change, for a dry run's listing: its path and what it is.
-pub fn describe(change: &Change) -> (&[u8], &'static str) {
-    match change {
-        Change::Put(s) => (&s.path, "new or changed"),
-        Change::Link { seen, .. } => (&seen.path, "hard link"),
-        Change::Keep(e) => (&e.path, "unchanged"),
-        Change::Gone(p) => (p, "gone"),
-    }
 }

@@ -64,8 +64,11 @@ pub(crate) fn step(home: &Home) -> Result<u64, ZoneError> {
     Ok(before.map_or(0, |b| now.since(&b)))
 }
 
-/// Tells the zone how much time this node saw pass.
+/// Tells the zone how much time this node saw pass. Where a daemon serves the home, it does that: no moment counts twice.
 pub fn tell(zone: &mut Zone) -> Result<(), ZoneError> {
+    if zone.is_shared() {
+        return Ok(());
+    }
     let passed = step(&zone.home)?;
     let Some(known) = zone.state().nodes.get(&zone.node()).map(|n| n.credit_ms) else { return Ok(()) };
     if passed == 0 {

@@ -191,6 +191,8 @@ fn look_at_targets(node: Arc<Node>) -> JoinHandle<()> {
         // Leftovers take room and nothing else.
         let _ = node.clean_spool();
         if let Some(parts) = &node.parts {
+            let view = node.cluster.view();
+            parts.home.forget_catalogs(|l| view.layers.contains_key(l));
             // What cannot be removed, the next backup tells.
             let _ = crate::reading::snapshot::sweep(parts.home.dir());
         }

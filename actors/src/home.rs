@@ -188,6 +188,18 @@ impl Home {
     pub fn catalog_part(&self, layer: LayerId, part: u32) -> PathBuf {
         self.dir.join(format!("catalogs/{layer}-{part:05}.zst"))
     }
+
+    /// Removes cached catalogs of layers that are not `known` any more. What cannot be removed takes room and nothing else.
+    pub(crate) fn forget_catalogs(&self, known: impl Fn(&LayerId) -> bool) {
+        let Ok(entries) = std::fs::read_dir(self.catalogs()) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let layer = name.to_str().and_then(|n| n.get(..32)).and_then(|n| n.parse::<LayerId>().ok());
+            if layer.is_some_and(|l| !known(&l)) {
+                let _ = fsx::remove_file(&entry.path());
+            }
+        }
+    }
 }
 
 /// The number of a node's start in this home: one more than the last, durable before it is answered. Peers refuse a node

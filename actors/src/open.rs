@@ -130,8 +130,10 @@ impl Opener {
                 expected: Expected { sector: Some(c.sector), raw_id: sector.raw_id, header_hash: Some(c.header_hash) },
             });
         }
-        // One that is known to be damaged comes last: some of it may still be read.
-        copies.values_mut().for_each(|all| all.sort_by_key(|k| k.state != CopyState::Stored));
+        // A directory is read before what lies behind a network. One that is known to be damaged comes last: some of it may
+        // still be read.
+        let far = |t: &TargetId| state.targets.get(t).is_none_or(|t| !t.url.starts_with("file:"));
+        copies.values_mut().for_each(|all| all.sort_by_key(|k| (k.state != CopyState::Stored, far(&k.target))));
         Self(Arc::new(Inner {
             targets,
             home,

@@ -377,7 +377,7 @@ pub fn synthesize(
     zone.propose(Command::StoreCheckpoint { checkpoint })?;
     fsx::point("store-rewrite:after");
     let settled = settle::settle(zone, threads, &progress.stop)?;
-    zone.forget_caches();
+    zone.home.forget_catalogs(|l| zone.state().layers.contains_key(l));
     let seq = zone.state().checkpoints.get(&checkpoint).map_or(0, |c| c.seq);
     Ok(Synthetic { checkpoint, seq, rewritten, settled })
 }

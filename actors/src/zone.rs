@@ -14,7 +14,7 @@ use zoneward_consensus::store::Store;
 use zoneward_sectors::catalog::SectorTable;
 use zoneward_sectors::crypto::Signer;
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::{LayerId, NodeId, TargetId};
+use zoneward_sectors::ids::{NodeId, TargetId};
 use zoneward_sectors::owner::OwnerPublic;
 use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
 use zoneward_targets::{Credentials, Target, TargetError, Url};
@@ -204,19 +204,6 @@ impl Zone {
 
     pub fn catalogs<'a>(&'a self, opener: &'a Opener) -> Catalogs<'a> {
         Catalogs { home: &self.home, state: self.state(), opener }
-    }
-
-    /// Removes cached catalogs of layers that the zone no longer has. What cannot be removed takes room and nothing else.
-    pub(crate) fn forget_caches(&self) {
-        let layers = &self.state().layers;
-        let Ok(entries) = std::fs::read_dir(self.home.dir().join("catalogs")) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let layer = name.to_str().and_then(|n| n.get(..32)).and_then(|n| n.parse::<LayerId>().ok());
-            if layer.is_some_and(|l| !layers.contains_key(&l)) {
-                let _ = fsx::remove_file(&entry.path());
-            }
-        }
     }
 
     /// Makes this node the zone's only one, as the owner signed. Nobody else may serve the home.

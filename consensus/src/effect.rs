@@ -5,7 +5,7 @@ use zoneward_sectors::ids::NodeId;
 
 use crate::audits::Found;
 use crate::command::Command;
-use crate::model::{CheckpointState, CopyState, State, TaskState};
+use crate::model::{Checkpoint, CheckpointState, CopyState, State, Task, TaskState};
 use crate::policy::Schedule;
 
 /// True if the state has in it what `command`, sent by `node`, asks for. Where a command leaves no trace of its own, the
@@ -107,7 +107,7 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::FinishTask { checkpoint, source, .. } => state
             .checkpoints
             .get(checkpoint)
-            .is_some_and(|c| c.tasks.iter().any(|t| t.source == *source && t.state == TaskState::Done)),
+            .is_some_and(|c| c.tasks.iter().any(|t| t.source == *source && is_over(c, t))),
         Command::StoreCheckpoint { checkpoint } => state.checkpoints.get(checkpoint).is_some_and(|c| c.is_complete()),
         Command::PublishHead { n, payload_hash, .. } => {
             state.head.as_ref().is_some_and(|h| h.n == *n && h.payload_hash == *payload_hash)
@@ -160,6 +160,11 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
             state.checkpoints.get(checkpoint).is_some_and(|c| c.refused.contains(refused))
         }
     }
+}
+
+/// Whether a task was finished. Of a synthetic checkpoint it then counts as carried over.
+fn is_over(c: &Checkpoint, t: &Task) -> bool {
+    t.state == TaskState::Done || (c.rewrite.is_some() && t.state == TaskState::Carried)
 }
 
 #[cfg(test)]

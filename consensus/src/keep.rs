@@ -49,7 +49,7 @@ pub enum Hold {
     Much { gone: u64, of: u64 },
 }
 
-/// What checkpoints need: sectors by what their layers name. `None` if some layer does not tell.
+/// What checkpoints need: their layers, and the sectors that these name.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Needed {
     pub layers: BTreeSet<LayerId>,

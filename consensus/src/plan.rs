@@ -61,7 +61,12 @@ fn unneeded(state: &State, placed: &BTreeMap<SectorId, Vec<&Copy>>, shares: &mut
         !s.system && stored < usize::from(s.copies_wanted).min(places.len())
     };
     let waiting: BTreeSet<CheckpointId> = state.sectors.values().filter(waits).map(|s| s.checkpoint).collect();
-    let waiting: BTreeSet<u64> = waiting.iter().filter_map(|c| state.checkpoints.get(c)).map(|c| c.seq).collect();
+    // What a checkpoint wrote that is gone by now may stand instead of anything.
+    let Some(waiting) =
+        waiting.iter().map(|c| state.checkpoints.get(c).map(|c| c.seq)).collect::<Option<BTreeSet<u64>>>()
+    else {
+        return;
+    };
     for c in state.copies.values().filter(|c| c.state == CopyState::Abandoned) {
         let due = c.unneeded.is_some_and(|seq| seq <= shown && !waiting.contains(&seq));
         if due && shows(&c.target) && shares.take(c.target) {

@@ -145,15 +145,19 @@ impl Run {
 impl ChunkIndex {
     /// Opens what is in `dir`. Runs that are damaged, or name sectors that are not `alive`, are removed.
     pub fn open(dir: &Path, table: &SectorTable, alive: &dyn Fn(SectorId) -> bool) -> io::Result<Self> {
-        let mut runs = Vec::new();
+        let (mut runs, mut dropped) = (Vec::new(), false);
         for name in fsx::list(dir)? {
             let path = dir.join(name);
             match Run::open(&path, table, alive) {
                 Ok(Some(run)) => runs.push(run),
-                _ => fsx::remove_file(&path)?,
+                _ => {
+                    dropped = true;
+                    fsx::remove_file(&path)?;
+                }
             }
         }
-        let old = runs.iter().any(|r| r.records > 0);
+        // A run that is dropped for one sector knew of others too.
+        let old = !dropped && runs.iter().any(|r| r.records > 0);
         Ok(Self { dir: dir.to_owned(), table: table.clone(), runs: RwLock::new(runs), memory: RwLock::default(), old })
     }
 
@@ -168,7 +172,7 @@ impl ChunkIndex {
         }
     }
 
-    /// True if it knew chunks when it was opened.
+    /// True if it knew chunks when it was opened, and had to forget none.
     pub fn knows_older(&self) -> bool {
         self.old
     }

@@ -11,6 +11,7 @@
 
 mod feed;
 mod moving;
+mod outlet;
 mod place;
 mod work;
 
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 
 use crate::catalog::{CatalogError, Line, SectorTable};
 use crate::chunk::Chunker;
@@ -255,9 +256,7 @@ impl<'a, S: Sectors> Packer<'a, S> {
     where
         I: Iterator<Item = Result<Change, CatalogError>> + Send,
     {
-        self.run_with(task, estimate_after, progress, None, |shared, permits, out| {
-            feed::run(shared, task, changes, permits, out)
-        })
+        self.run_with(task, estimate_after, progress, None, |shared, out| feed::run(shared, task, changes, out))
     }
 
     /// Writes the lines of a layer, with what they name moved out of the sectors that it leaves. Sectors and chunks that
@@ -273,9 +272,7 @@ impl<'a, S: Sectors> Packer<'a, S> {
     where
         I: Iterator<Item = Result<Line, CatalogError>> + Send,
     {
-        self.run_with(task, estimate_after, progress, Some(moving), |shared, permits, out| {
-            moving::feed(shared, lines, permits, out)
-        })
+        self.run_with(task, estimate_after, progress, Some(moving), |shared, out| moving::feed(shared, lines, out))
     }
 
     fn run_with(
@@ -284,7 +281,7 @@ impl<'a, S: Sectors> Packer<'a, S> {
         estimate_after: u64,
         progress: &Progress,
         moving: Option<Moving<'_>>,
-        feed: impl FnOnce(&Shared<'_>, &Receiver<()>, &Sender<work::Piece>) -> Result<(), PackError> + Send,
+        feed: impl FnOnce(&Shared<'_>, outlet::Outlet<'_>) -> Result<(), PackError> + Send,
     ) -> Result<PackReport, PackError> {
         let shared = Shared {
             moving,
@@ -321,7 +318,7 @@ impl<'a, S: Sectors> Packer<'a, S> {
             drop((work_rx, seal_rx, done_tx));
             let feed_done = std::thread::Builder::new()
                 .name("feed".into())
-                .spawn_scoped(scope, move || feed(shared, &permit_rx, &work_tx))
+                .spawn_scoped(scope, move || feed(shared, outlet::Outlet::new(shared, &permit_rx, &work_tx)))
                 .map_err(|_| PackError::Threads)?;
             let placed = self.place.run(task, shared, &done_rx, &permit_tx);
             // Whatever happened, the other threads end once their queues are gone.

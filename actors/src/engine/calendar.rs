@@ -136,11 +136,13 @@ fn stands(state: &State, name: &str, s: &Schedule, now_ms: u64, nodes: &BTreeMap
     Stands::Begins(due(fit.iter().map(|x| x.id).collect(), false))
 }
 
-/// Whether a source is in a checkpoint that was begun since then and is complete, or being made.
+/// Whether a source is in a checkpoint that was begun since then and is complete, or being made. A synthetic one looks at no
+/// source.
 fn begun_since(state: &State, source: SourceId, since_ms: u64) -> bool {
     state.checkpoints.values().any(|c| {
         c.started_ms >= since_ms
             && c.state != CheckpointState::Abandoned
+            && c.rewrite.is_none()
             && c.tasks.iter().any(|t| t.source == source && t.state != zoneward_consensus::model::TaskState::Carried)
     })
 }

@@ -213,6 +213,7 @@ pub fn abandon(c: &mut Change<'_>, id: CheckpointId) -> Applied {
     }
     x.state = CheckpointState::Abandoned;
     x.finished_ms = Some(c.now);
+    x.rewrite.iter_mut().for_each(|w| w.chains.clear());
     leases::end_all(c, |l| packs_of(l, id));
     let layers: Vec<LayerId> = c.state.layers.values().filter(|l| l.checkpoint == id).map(|l| l.id).collect();
     for l in layers {
@@ -271,7 +272,7 @@ pub fn finish_task(c: &mut Change<'_>, command: &Command) -> Applied {
     let x = c.state.checkpoints.get_mut(checkpoint).ok_or(Refusal::Unknown("the checkpoint"))?;
     let synthetic = x.rewrite.is_some();
     let task = x.tasks.iter_mut().find(|t| t.source == *source).ok_or(Refusal::Unknown("the task"))?;
-    task.state = TaskState::Done;
+    task.state = if synthetic { TaskState::Carried } else { TaskState::Done };
     if synthetic {
         // Nothing was read: what is known of the content is what was known before.
         c.rows.insert(Row::Checkpoint(*checkpoint));

@@ -7,7 +7,7 @@ use zoneward_sectors::ids::{CheckpointId, LayerId, SourceId};
 use super::{Applied, Change, Refusal, Row, sectors};
 use crate::keep::{self, Rules};
 use crate::limits::{FORGET_MAX, GRACE_S_MAX, TAG_LEN_MAX, TAGS_MAX};
-use crate::model::{Checkpoint, Forgotten, Standing};
+use crate::model::{Checkpoint, Forgotten, Node, Standing};
 use crate::owner::{Act, OwnerWord, allows};
 
 /// Refuses what is not the owner's word. It is used up by [`used_word`] once all else is right.
@@ -116,7 +116,8 @@ pub fn set_grace(c: &mut Change<'_>, grace_s: u32, owner: Option<&OwnerWord>) ->
     Ok(())
 }
 
-/// A node says how much time it saw pass. The zone believes what a majority of those that are not broken says.
+/// A node says how much time it saw pass. The zone believes what a majority of those that do work says; a witness has no
+/// home to remember time in.
 pub fn credit(c: &mut Change<'_>, credit_ms: u64) -> Applied {
     let node = c.state.nodes.get_mut(&c.node).ok_or(Refusal::Unknown("the node"))?;
     if credit_ms <= node.credit_ms {
@@ -124,8 +125,8 @@ pub fn credit(c: &mut Change<'_>, credit_ms: u64) -> Applied {
     }
     node.credit_ms = credit_ms;
     c.rows.insert(Row::Node(c.node));
-    let mut seen: Vec<u64> =
-        c.state.nodes.values().filter(|n| n.standing != Standing::Faulty).map(|n| n.credit_ms).collect();
+    let tells = |n: &&Node| matches!(n.standing, Standing::Member | Standing::Draining);
+    let mut seen: Vec<u64> = c.state.nodes.values().filter(tells).map(|n| n.credit_ms).collect();
     seen.sort_unstable_by(|a, b| b.cmp(a));
     let believed = seen.get(seen.len() / 2).copied().unwrap_or(0);
     if let Some(zone) = c.state.zone.as_mut().filter(|z| z.credit_ms < believed) {

@@ -1,16 +1,14 @@
 //! What the zone holds of each source, and which sectors that lies in.
 //!
-//! A catalog's layers say in their parts which sectors belong to a source. Content may also lie in sectors of the same
-//! source that an earlier layer brought, as far back as the last checkpoint of kind full, which relies on nothing before
-//! it: all these are counted. Only pieces that two sources have in common are not seen from here; `check` sees them.
+//! Each layer of a catalog says which sectors its parts lie in, and which others hold content that it names. A layer of an
+//! older release says only the former: then all that was ever stored of its source is counted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 
-use zoneward_sectors::ids::{SectorId, SourceId, TargetId};
+use zoneward_sectors::ids::{LayerId, SectorId, SourceId, TargetId};
 
 use super::Cause;
-use crate::model::{CheckpointKind, CopyState, State, TaskState};
+use crate::model::{CopyState, State, TaskState};
 
 /// What a source held at one checkpoint.
 #[derive(Debug)]
@@ -18,8 +16,8 @@ pub struct Version {
     /// Number of the checkpoint.
     pub seq: u64,
     pub as_of_ms: u64,
-    /// Numbers of the checkpoints in whose layers its content lies.
-    layers: RangeInclusive<u64>,
+    /// The layers that its content is named in; all of the source's if one of them does not tell where it lies.
+    layers: Vec<LayerId>,
 }
 
 /// All that is stored of one source.
@@ -27,21 +25,21 @@ pub struct Version {
 pub struct Held {
     /// Newest first.
     pub versions: Vec<Version>,
-    /// Sectors by the number of the checkpoint whose layer they are part of.
-    sectors: BTreeMap<u64, BTreeSet<SectorId>>,
+    /// The sectors that each layer needs.
+    sectors: BTreeMap<LayerId, BTreeSet<SectorId>>,
 }
 
 impl Held {
-    /// The sectors that a version may need.
+    /// The sectors that a version needs.
     pub fn needs(&self, version: &Version) -> BTreeSet<SectorId> {
-        self.sectors.range(version.layers.clone()).flat_map(|(_, s)| s.iter().copied()).collect()
+        version.layers.iter().filter_map(|l| self.sectors.get(l)).flatten().copied().collect()
     }
 
     /// The newest version of those made from what is `there`, and `fits`.
     pub fn newest_of(&self, there: impl Fn(SectorId) -> bool, fits: impl Fn(&Version) -> bool) -> Option<&Version> {
-        let broken: BTreeSet<u64> =
-            self.sectors.iter().filter(|(_, s)| !s.iter().all(|s| there(*s))).map(|(seq, _)| *seq).collect();
-        self.versions.iter().find(|v| fits(v) && broken.range(v.layers.clone()).next().is_none())
+        let broken = |(_, s): &(&LayerId, &BTreeSet<SectorId>)| !s.iter().all(|s| there(*s));
+        let broken: BTreeSet<LayerId> = self.sectors.iter().filter(broken).map(|(l, _)| *l).collect();
+        self.versions.iter().find(|v| fits(v) && !v.layers.iter().any(|l| broken.contains(l)))
     }
 }
 
@@ -155,29 +153,24 @@ impl Content {
 }
 
 fn held(state: &State) -> BTreeMap<SourceId, Held> {
-    let seq_of = |id| state.checkpoints.get(&id).map(|c| c.seq);
     let mut all: BTreeMap<SourceId, Held> = BTreeMap::new();
     for l in state.layers.values() {
-        let Some(seq) = seq_of(l.checkpoint) else { continue };
-        let sectors = all.entry(l.source).or_default().sectors.entry(seq).or_default();
-        sectors.extend(l.parts.iter().map(|p| p.sector));
+        let sectors = all.entry(l.source).or_default().sectors.entry(l.id).or_default();
+        sectors.extend(l.parts.iter().map(|p| p.sector).chain(l.refs.iter().flatten().copied()));
     }
-    // Numbers of the checkpoints that stored a source anew.
-    let mut anew: BTreeMap<SourceId, BTreeSet<u64>> = BTreeMap::new();
     for c in state.complete() {
         for t in &c.tasks {
-            if c.kind == CheckpointKind::Full && t.state == TaskState::Done {
-                anew.entry(t.source).or_default().insert(c.seq);
-            }
             let held = all.entry(t.source).or_default();
             // What was taken over from an earlier checkpoint is that one's.
             if held.versions.last().is_some_and(|v| v.as_of_ms == t.as_of_ms && t.state == TaskState::Carried) {
                 continue;
             }
-            let chain = t.layers.iter().filter_map(|l| state.layers.get(l)).filter_map(|l| seq_of(l.checkpoint));
-            let last = chain.max().unwrap_or(c.seq);
-            let first = anew.get(&t.source).and_then(|a| a.range(..=last).next_back()).copied().unwrap_or(0);
-            held.versions.push(Version { seq: c.seq, as_of_ms: t.as_of_ms, layers: first..=last });
+            let tells = |l: &LayerId| state.layers.get(l).is_some_and(|l| l.refs.is_some());
+            let layers = match t.layers.iter().all(tells) {
+                true => t.layers.clone(),
+                false => held.sectors.keys().copied().collect(),
+            };
+            held.versions.push(Version { seq: c.seq, as_of_ms: t.as_of_ms, layers });
         }
     }
     all.values_mut().for_each(|h| h.versions.reverse());

@@ -30,6 +30,12 @@ pub enum NoSuchCheckpoint {
 }
 
 impl Checkpoint {
+    /// The moment that it is of: a synthetic one holds what another held.
+    pub fn content_ms(&self) -> u64 {
+        let newest = self.tasks.iter().map(|t| t.as_of_ms).max();
+        newest.filter(|_| self.kind == CheckpointKind::Synthetic).unwrap_or(self.started_ms)
+    }
+
     /// True if everything in it can be restored.
     pub fn is_complete(&self) -> bool {
         matches!(self.state, CheckpointState::Stored | CheckpointState::Published)

@@ -136,7 +136,7 @@ fn lines(zone: &Zone, served: Option<&Status>, lang: Lang) -> Vec<String> {
             "last checkpoint {} ({:.8}), {} ago",
             c.seq,
             c.id.to_string(),
-            duration(now_ms().saturating_sub(c.started_ms) as f64 / 1000.0)
+            duration(now_ms().saturating_sub(c.content_ms()) as f64 / 1000.0)
         )),
         None => out.push("last checkpoint: none".into()),
     }
@@ -188,7 +188,7 @@ fn json(zone: &Zone, served: Option<&Status>) -> serde_json::Value {
     let state = zone.state();
     let last = state.complete().last().copied().map(|c| {
         let published = c.state == CheckpointState::Published;
-        serde_json::json!({"id": c.id, "seq": c.seq, "started": utc_time(c.started_ms), "published": published})
+        serde_json::json!({"id": c.id, "seq": c.seq, "started": utc_time(c.started_ms), "content": utc_time(c.content_ms()), "published": published})
     });
     let (copies, stored_bytes) = stored(state);
     let levels = of_zone(zone, served);

@@ -5,9 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::{Receiver, Sender};
-
-use super::work::{Large, LargeEnd, Mode, Part, Piece, PieceBody};
+use super::outlet::{Behind, Outlet};
+use super::work::{Large, LargeEnd, Mode, Part, PieceBody};
 use super::{PackError, Shared, Task};
 use crate::attrs;
 use crate::catalog::CatalogError;
@@ -34,30 +33,19 @@ const LARGE_RETRIES: u32 = 1;
 struct Feed<'a> {
     shared: &'a Shared<'a>,
     task: &'a Task,
-    permits: &'a Receiver<()>,
-    out: &'a Sender<Piece>,
-    seq: u64,
+    out: Outlet<'a>,
     batch: Vec<Change>,
     batch_bytes: u64,
 }
 
-/// Ends quietly: the stages behind are gone, and they know why.
-struct Behind;
-
 /// Runs until the changes end or the stages behind are gone.
-pub(super) fn run<I>(
-    shared: &Shared<'_>,
-    task: &Task,
-    changes: I,
-    permits: &Receiver<()>,
-    out: &Sender<Piece>,
-) -> Result<(), PackError>
+pub(super) fn run<I>(shared: &Shared<'_>, task: &Task, changes: I, out: Outlet<'_>) -> Result<(), PackError>
 where
     I: Iterator<Item = Result<Change, CatalogError>>,
 {
-    let mut feed = Feed { shared, task, permits, out, seq: 0, batch: Vec::new(), batch_bytes: 0 };
+    let mut feed = Feed { shared, task, out, batch: Vec::new(), batch_bytes: 0 };
     for change in changes {
-        if shared.progress.stop.load(Ordering::Relaxed) {
+        if feed.out.is_stopped() {
             return Err(PackError::Interrupted);
         }
         let sent = match change? {
@@ -65,30 +53,18 @@ where
             change => feed.small(change),
         };
         if sent.is_err() {
-            return feed.ended();
+            return feed.out.ended();
         }
     }
     match feed.flush() {
         Ok(()) => Ok(()),
-        Err(Behind) => feed.ended(),
+        Err(Behind) => feed.out.ended(),
     }
 }
 
 impl Feed<'_> {
-    /// Why nothing more could be sent. If the stages behind are gone, they say why themselves.
-    fn ended(&self) -> Result<(), PackError> {
-        if self.shared.progress.stop.load(Ordering::Relaxed) { Err(PackError::Interrupted) } else { Ok(()) }
-    }
-
     fn send(&mut self, body: PieceBody, tar_bound: u64) -> Result<(), Behind> {
-        if self.shared.progress.stop.load(Ordering::Relaxed) {
-            return Err(Behind);
-        }
-        self.permits.recv().map_err(|_| Behind)?;
-        self.shared.fed.fetch_add(tar_bound, Ordering::SeqCst);
-        let piece = Piece { seq: self.seq, tar_bound, body };
-        self.seq += 1;
-        self.out.send(piece).map_err(|_| Behind)
+        self.out.send(body, tar_bound)
     }
 
     fn flush(&mut self) -> Result<(), Behind> {

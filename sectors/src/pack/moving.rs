@@ -6,9 +6,8 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::{Receiver, Sender};
-
-use super::work::{HERE, News, Piece, PieceBody, Unit, Worker, member_name};
+use super::outlet::{Behind, Outlet};
+use super::work::{HERE, News, PieceBody, Unit, Worker, member_name};
 use super::{Moving, PackError, Shared};
 use crate::catalog::{CatalogError, Line};
 use crate::entry::{Entry, Extent, Kind};
@@ -35,63 +34,38 @@ pub(super) struct Unmoved {
     pub why: String,
 }
 
-/// The stages behind are gone, and they know why.
-struct Behind;
-
 /// Hands out the lines in order.
-pub(super) fn feed<I>(
-    shared: &Shared<'_>,
-    lines: I,
-    permits: &Receiver<()>,
-    out: &Sender<Piece>,
-) -> Result<(), PackError>
+pub(super) fn feed<I>(shared: &Shared<'_>, lines: I, out: Outlet<'_>) -> Result<(), PackError>
 where
     I: Iterator<Item = Result<Line, CatalogError>>,
 {
-    let mut feed = Feed { shared, permits, out, seq: 0, batch: Vec::new(), bytes: 0 };
+    let mut feed = Feed { shared, out, batch: Vec::new(), bytes: 0 };
     for line in lines {
-        if shared.progress.stop.load(Ordering::Relaxed) {
+        if feed.out.is_stopped() {
             return Err(PackError::Interrupted);
         }
         if feed.line(line?).is_err() {
-            return feed.ended();
+            return feed.out.ended();
         }
     }
-    feed.flush().or_else(|Behind| feed.ended())
+    feed.flush().or_else(|Behind| feed.out.ended())
 }
 
 struct Feed<'a> {
     shared: &'a Shared<'a>,
-    permits: &'a Receiver<()>,
-    out: &'a Sender<Piece>,
-    seq: u64,
+    out: Outlet<'a>,
     batch: Vec<Line>,
     bytes: u64,
 }
 
 impl Feed<'_> {
-    fn ended(&self) -> Result<(), PackError> {
-        if self.shared.progress.stop.load(Ordering::Relaxed) { Err(PackError::Interrupted) } else { Ok(()) }
-    }
-
-    fn send(&mut self, body: PieceBody, tar_bound: u64) -> Result<(), Behind> {
-        if self.shared.progress.stop.load(Ordering::Relaxed) {
-            return Err(Behind);
-        }
-        self.permits.recv().map_err(|_| Behind)?;
-        self.shared.fed.fetch_add(tar_bound, Ordering::SeqCst);
-        let piece = Piece { seq: self.seq, tar_bound, body };
-        self.seq += 1;
-        self.out.send(piece).map_err(|_| Behind)
-    }
-
     fn flush(&mut self) -> Result<(), Behind> {
         if self.batch.is_empty() {
             return Ok(());
         }
         let batch = std::mem::take(&mut self.batch);
         let bound = std::mem::take(&mut self.bytes) + 4096 * batch.len() as u64;
-        self.send(PieceBody::Lines(batch), bound)
+        self.out.send(PieceBody::Lines(batch), bound)
     }
 
     fn line(&mut self, line: Line) -> Result<(), Behind> {
@@ -120,11 +94,11 @@ impl Feed<'_> {
             some.push(x);
             if bytes >= PIECE_BYTES || some.len() >= PIECE_EXTENTS {
                 let bound = std::mem::take(&mut bytes) + 4096 * some.len() as u64;
-                self.send(PieceBody::Extents { extents: std::mem::take(&mut some), end: None }, bound)?;
+                self.out.send(PieceBody::Extents { extents: std::mem::take(&mut some), end: None }, bound)?;
             }
         }
         let bound = bytes + 4096 * some.len() as u64;
-        self.send(PieceBody::Extents { extents: some, end: Some(Box::new(e)) }, bound)
+        self.out.send(PieceBody::Extents { extents: some, end: Some(Box::new(e)) }, bound)
     }
 }
 

@@ -126,6 +126,36 @@ fn once_a_day_at_one_and_once_only() {
 }
 
 #[test]
+fn what_is_made_of_stored_data_is_no_backup() {
+    let mut state = zone();
+    let sources = vec![SourceId([1; 16]), SourceId([2; 16])];
+    let (checkpoint, rewrite) = (CheckpointId([1; 16]), CheckpointId([2; 16]));
+    let open = Command::OpenCheckpoint {
+        checkpoint,
+        checkpoint_kind: CheckpointKind::Incremental,
+        sources: sources.clone(),
+        allow_empty: false,
+    };
+    at(&mut state, DAY + HOUR / 2, &open);
+    let finish = |checkpoint, source| Command::FinishTask {
+        checkpoint,
+        source,
+        stats: Default::default(),
+        warnings: Vec::new(),
+        ground: None,
+        entries: 0,
+    };
+    sources.iter().for_each(|s| at(&mut state, DAY + HOUR / 2, &finish(checkpoint, *s)));
+    at(&mut state, DAY + HOUR / 2, &Command::StoreCheckpoint { checkpoint });
+    let now = DAY + HOUR + 1;
+    at(&mut state, now, &Command::OpenRewrite { checkpoint: rewrite, max_waste: None, owner: None });
+    assert_eq!(daily(&state, now, &idle()), Stands::Waits(DAY + HOUR, Wait::Running));
+    sources.iter().for_each(|s| at(&mut state, now, &finish(rewrite, *s)));
+    at(&mut state, now, &Command::StoreCheckpoint { checkpoint: rewrite });
+    assert_eq!(begins(&daily(&state, now, &idle())), Some((2, false)));
+}
+
+#[test]
 fn what_was_begun_by_hand_since_then_counts() {
     let mut state = zone();
     let open = Command::OpenCheckpoint {

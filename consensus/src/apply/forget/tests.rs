@@ -7,7 +7,7 @@ use super::*;
 use crate::apply::{Outcome, apply};
 use crate::command::Command;
 use crate::keep::Hold;
-use crate::model::{CheckpointKind, CopyState, State};
+use crate::model::{CheckpointKind, CopyState, State, TaskState};
 use crate::owner::message;
 use crate::plan::{Work, plan};
 use crate::samples::{self as s, all_done};
@@ -100,6 +100,15 @@ fn a_file_goes_only_when_its_target_shows_a_head_that_does_not_speak_of_it() {
     // A system sector that newer ones replaced goes the same way; the two newest stay. Those before it left with
     // checkpoints whose own data lacks copies still.
     assert!(gone.contains(&s::copy(23)) && !gone.contains(&s::copy(25)) && !gone.contains(&s::copy(26)), "{gone:?}");
+    // The record of a checkpoint may go while what it wrote still lacks a copy.
+    let mut lacking = state.clone();
+    all_done(&mut lacking, &[Command::MarkCopy { copy: s::copy(60), state: CopyState::Lost }]);
+    lacking.checkpoints.remove(&s::checkpoint(6));
+    lacking.head.as_mut().unwrap().checkpoint = s::checkpoint(7);
+    let newer =
+        crate::model::Checkpoint { id: s::checkpoint(7), seq: 7, ..state.checkpoints[&s::checkpoint(6)].clone() };
+    lacking.checkpoints.insert(newer.id, newer);
+    assert_eq!(removes(&lacking), []);
     all_done(&mut state, &[Command::AbandonCopy { copy: s::copy(1) }]);
     assert!(!state.copies.contains_key(&s::copy(1)));
 }
@@ -271,6 +280,11 @@ fn time_is_what_a_majority_saw_pass() {
     };
     all_done(&mut state, &[add]);
     assert_eq!(state.nodes[&NodeId([4; 16])].credit_ms, 950);
+    // A witness says nothing, and is not waited for.
+    let witness = Command::SetNode { node: NodeId([4; 16]), name: None, standing: Some(Standing::Witness) };
+    all_done(&mut state, &[witness]);
+    assert_eq!(tell(&mut state, 2, 990), Outcome::Done);
+    assert_eq!(now(&state), 990);
 }
 
 /// Everything that a checkpoint needs is there.
@@ -324,6 +338,7 @@ fn a_rewrite_changes_all_chains_at_once_when_it_is_stored() {
         assert_eq!(state.sectors.contains_key(&s::sector(n)), there, "{n}");
     }
     let task = &state.checkpoints[&s::checkpoint(6)].tasks[0];
+    assert_eq!(task.state, TaskState::Carried, "no source was looked at");
     assert_eq!((task.stats.files, task.as_of_ms), (7, state.checkpoints[&s::checkpoint(4)].started_ms));
     assert!(matches!(say(&mut state, open), Outcome::Refused(Refusal::Exists(_))));
 }

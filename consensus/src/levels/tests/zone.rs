@@ -219,7 +219,16 @@ impl Z {
         self.send(s::open_sector(sector, c, system, wanted));
         let copy = self.fresh();
         self.send(s::open_copy(copy, sector, targets[0]));
-        self.send(s::seal(sector, copy, parts));
+        let mut seal = s::seal(sector, copy, parts);
+        if let Command::SealSector { refs, .. } = &mut seal {
+            // What is not stored anew may name all that is stored of its source.
+            for (layer, _) in parts.iter().filter(|_| self.kind != CheckpointKind::Full) {
+                let source = self.state.layers[&s::layer(*layer)].source;
+                let of_it = self.state.layers.values().filter(|l| l.source == source);
+                refs.insert(s::layer(*layer), of_it.flat_map(|l| &l.parts).map(|p| p.sector).collect());
+            }
+        }
+        self.send(seal);
         for t in &targets[1..] {
             self.copy(s::sector(sector), *t);
         }

@@ -42,6 +42,11 @@ pub fn backup(
         return Err(Failure::new(1206, exit::REFUSED, "a daemon serves this home")
             .help("stop it, run this command, then start it again: zoneward up"));
     }
+    if let Some((id, seq)) = zone.state().running().filter(|c| c.rewrite.is_some()).map(|c| (c.id, c.seq)) {
+        out.say(format!("checkpoint {seq} is being made of what is stored; this begins after it"));
+        let client = serving(g).ok_or_else(stopped)?;
+        attend(g, &client, zone, id)?;
+    }
     let running = zone.state().running().map(|c| (c.id, c.seq));
     let checkpoint = match running {
         Some((id, seq)) => {
@@ -58,6 +63,10 @@ pub fn backup(
     stay(g, out, zone, checkpoint, missing)
 }
 
+fn stopped() -> Failure {
+    Failure::new(2007, exit::FAILED, "the daemon has just stopped")
+}
+
 /// Stays with a checkpoint that the daemons make, and tells what came of it.
 pub fn stay(
     g: &Global,
@@ -67,7 +76,7 @@ pub fn stay(
     missing: Vec<Failure>,
 ) -> Result<i32, Failure> {
     let started = Instant::now();
-    let client = serving(g).ok_or_else(|| Failure::new(2007, exit::FAILED, "the daemon has just stopped"))?;
+    let client = serving(g).ok_or_else(stopped)?;
     let mut waits = attend(g, &client, zone, checkpoint)?;
     let state = zone.state();
     waits.extend(lost_sectors(state));
