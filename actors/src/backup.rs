@@ -131,6 +131,7 @@ pub fn backup(
     if !request.dry_run {
         settle::tidy(zone)?;
         crate::credit::tell(zone)?;
+        crate::secrets::renew(zone)?;
     }
     let resumed = if request.dry_run { None } else { resumable(zone, request)? };
     let (mut planned, mut refused) = (Vec::new(), Vec::new());

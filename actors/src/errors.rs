@@ -35,6 +35,9 @@ pub enum ZoneError {
     Exposed(PathBuf),
     #[error("the zone's state is damaged: {what}")]
     State { what: &'static str },
+    /// Nothing was done: it comes with the other nodes.
+    #[error("this node does not have the zone's secret of epoch {epoch} yet, and no node that has it answers")]
+    SecretAway { epoch: u32 },
     #[error("the zone's secret is damaged")]
     Secret(#[from] ZoneSecretError),
     #[error("this node's identity cannot be used")]

@@ -11,7 +11,7 @@ use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{NodeId, TargetId, ZoneId};
 use zoneward_sectors::keyfile::{OwnerKeyFile, Words};
 use zoneward_sectors::owner::{OwnerKeys, RsaSize};
-use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
+use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret, ZoneSecrets};
 use zoneward_targets::{Credentials, Existing, ObjectName, Target, TargetError, Url};
 use zoneward_transport::identity::NodeIdentity;
 
@@ -70,7 +70,7 @@ fn prepare(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<(Zone, Wo
     let owner = OwnerKeys::generate(new.rsa).map_err(|_| ZoneError::State { what: "no owner key could be made" })?;
     let words = Words::generate();
     let keyfile = OwnerKeyFile::seal(&owner, &words, Some(passphrase)).map_err(|e| ZoneError::Sector(e.to_string()))?;
-    let secret = ZoneSecret::generate(1);
+    let secret = ZoneSecrets::from(ZoneSecret::generate(1));
     let write = |path: &Path, bytes: &[u8]| fsx::write_durably(path, bytes, 0o600).map_err(io_at("write", path));
     // First: while it is there and not renamed, the keys beside it were never used.
     let mut store = create_store(&home)?;
@@ -105,7 +105,7 @@ fn prepare(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<(Zone, Wo
         },
     )?;
     let mut zone = Zone::with(home, store)?;
-    let keys = ZoneKeys::derive(zone_id, &secret);
+    let keys = ZoneKeys::derive(zone_id, secret, 1);
     for (i, (place, target)) in targets.into_iter().enumerate() {
         let name = if i == 0 { "first".to_owned() } else { format!("target-{}", i + 1) };
         record_target(&mut zone, &keys, &name, place, None, target)?;

@@ -19,7 +19,7 @@ use zoneward_sectors::cert::NodeCertificate;
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{NodeId, ZoneId};
 use zoneward_sectors::keyfile::OwnerKeyFile;
-use zoneward_sectors::zonekeys::ZoneSecret;
+use zoneward_sectors::zonekeys::ZoneSecrets;
 use zoneward_transport::identity::{NewNode, NodeIdentity};
 use zoneward_transport::wire::Retry;
 use zoneward_transport::{Boxed, Invite, JoinError, JoinHost, Joiner, Refusal, TokenHash};
@@ -265,7 +265,7 @@ impl JoinHost for Host {
                     let parts = node.parts.as_ref().ok_or_else(|| failed("a witness has no keys to hand over"))?;
                     let owner_key = fsx::read_limited(&parts.home.owner_key(), 1 << 16);
                     let owner_key = owner_key.map_err(|_| failed("the owner's key cannot be read"))?;
-                    let zone_secret = STANDARD.encode(parts.secret().to_json());
+                    let zone_secret = STANDARD.encode(parts.keys.secrets().to_json());
                     Some(Keys { zone_secret, owner_key: STANDARD.encode(owner_key) })
                 }
             };
@@ -336,7 +336,7 @@ pub fn join(dir: &Path, invite: &Invite) -> Result<Joined, JoinFailed> {
     }
     let write = |path: &Path, bytes: &[u8]| fsx::write_durably(path, bytes, 0o600).map_err(io_at("write", path));
     if let Some(keys) = &payload.keys {
-        let secret = ZoneSecret::from_json(&decode(&keys.zone_secret, "the zone's secret")?);
+        let secret = ZoneSecrets::from_json(&decode(&keys.zone_secret, "the zone's secret")?);
         let secret = secret.map_err(ZoneError::from)?;
         let sealed = decode(&keys.owner_key, "the owner's keys")?;
         let keyfile = OwnerKeyFile::from_bytes(&sealed).map_err(|e| JoinFailed::Payload(e.to_string()))?;

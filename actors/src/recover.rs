@@ -31,7 +31,7 @@ use zoneward_sectors::keyfile::OwnerKeyFile;
 use zoneward_sectors::owner::OwnerKeys;
 use zoneward_sectors::pack::IndexJson;
 use zoneward_sectors::sector_reader::{Expected, SectorIn, SectorReadError, SectorReader, read_header};
-use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
+use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecrets};
 use zoneward_targets::{ObjectName, Op, Target, TargetError};
 use zoneward_transport::identity::NodeIdentity;
 
@@ -125,7 +125,7 @@ pub struct Found {
     pub time_ms: u64,
     pub notes: Vec<Note>,
     head_text: Option<String>,
-    secret: ZoneSecret,
+    secret: ZoneSecrets,
 }
 
 impl std::fmt::Debug for Found {
@@ -154,7 +154,7 @@ type Opened = BTreeMap<TargetId, Open>;
 /// What a system sector holds.
 struct System {
     state: State,
-    secret: ZoneSecret,
+    secret: ZoneSecrets,
     time_ms: u64,
 }
 
@@ -414,12 +414,12 @@ fn contents(
     let state = reader.read_tar(at.state.0, at.state.1, EXPORT_LEN_MAX)?;
     let state = import_state(&state[..]).map_err(|e| RecoverError::State(e.to_string()))?;
     let secret = zeroize::Zeroizing::new(reader.read_tar(at.secret.0, at.secret.1, SECRET_LEN_MAX)?);
-    let secret = ZoneSecret::from_json(&secret).map_err(ZoneError::from)?;
+    let secret = ZoneSecrets::from_json(&secret).map_err(ZoneError::from)?;
     let zone = state.zone.as_ref().ok_or_else(|| bad("it tells of no zone"))?;
     if STANDARD.decode(&zone.owner_sign_public).ok().as_deref() != Some(&owner.public().sign_public()[..]) {
         return Err(bad("it is another owner's"));
     }
-    if ZoneKeys::derive(zone.id, &secret).alias(target) != alias {
+    if ZoneKeys::derive(zone.id, secret.clone(), zone.secret_epoch).alias(target) != alias {
         return Err(bad("it belongs to another place"));
     }
     Ok(System { state, secret, time_ms: reader.trailer().created_ms })
@@ -427,7 +427,7 @@ fn contents(
 
 fn keys_of(system: &System) -> Result<ZoneKeys, RecoverError> {
     let zone = system.state.zone.as_ref().ok_or_else(|| RecoverError::State("it tells of no zone".into()))?;
-    Ok(ZoneKeys::derive(zone.id, &system.secret))
+    Ok(ZoneKeys::derive(zone.id, system.secret.clone(), zone.secret_epoch))
 }
 
 /// What a home notes while its files are not all back.
@@ -477,7 +477,7 @@ pub fn take_over(
     clear_unfinished(&home)?;
     let node = NodeId::random();
     let zone = found.state.zone.clone().ok_or_else(|| RecoverError::State("it tells of no zone".into()))?;
-    let keys = ZoneKeys::derive(zone.id, &found.secret);
+    let keys = ZoneKeys::derive(zone.id, found.secret.clone(), zone.secret_epoch);
     let head = found.head.as_ref().zip(found.head_text.as_ref()).map(|(h, text)| head_record(h, text));
     let newest = found.state.complete().last().map(|c| c.seq);
     let mut state = taken_over(found.state, node, head);

@@ -44,6 +44,7 @@ pub fn serve(node: &Arc<Node>) {
     services.serve(kind::REPORT, Arc::new(Report(Arc::downgrade(node))));
     services.serve(kind::MEMBERS, Arc::new(Members(Arc::downgrade(node))));
     services.serve(kind::READ, Arc::new(Read(Arc::downgrade(node))));
+    services.serve(kind::SECRET, Arc::new(crate::secrets::Hand(Arc::downgrade(node))));
 }
 
 /// A range of a copy's stored bytes, as it lies on its target.

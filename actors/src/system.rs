@@ -59,9 +59,10 @@ pub struct HeadCopy {
 
 /// Packs the zone's state into a system sector on the first target.
 pub(crate) fn write_system(zone: &mut Zone, checkpoint: CheckpointId) -> Result<(), ZoneError> {
+    crate::secrets::demand_newest(zone)?;
     let mut state = Vec::new();
     export_state(zone.state(), &mut state).map_err(crate::home::io_at("export", &zone.home.state()))?;
-    let secret = zone.secret().to_json();
+    let secret = zone.keys().secrets().to_json();
     let mut tar = Vec::with_capacity(state.len() + 8192);
     let state_at = add_member(&mut tar, ".zoneward/system/state.json", &state);
     let secret_at = add_member(&mut tar, ".zoneward/system/zone-secret.json", &secret);

@@ -16,7 +16,7 @@ use zoneward_sectors::crypto::Signer;
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{NodeId, TargetId};
 use zoneward_sectors::owner::OwnerPublic;
-use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
+use zoneward_sectors::zonekeys::{FILE_LEN_MAX, ZoneKeys, ZoneSecrets};
 use zoneward_targets::{Credentials, Target, TargetError, Url};
 use zoneward_transport::identity::NodeIdentity;
 
@@ -61,7 +61,6 @@ pub struct Zone {
     pub home: Arc<Home>,
     truth: Truth,
     keys: Arc<ZoneKeys>,
-    secret: Arc<ZoneSecret>,
     identity: Arc<NodeIdentity>,
     owner: Arc<OwnerPublic>,
     pace: Arc<Pace>,
@@ -84,7 +83,7 @@ fn read_secret(path: &Path) -> Result<Vec<u8>, ZoneError> {
     if meta.permissions().mode() & 0o077 != 0 {
         return Err(ZoneError::Exposed(path.to_owned()));
     }
-    Ok(fsx::read_limited(path, 4096).map_err(io_at("read", path))?)
+    Ok(fsx::read_limited(path, FILE_LEN_MAX as u64).map_err(io_at("read", path))?)
 }
 
 impl Zone {
@@ -110,11 +109,11 @@ impl Zone {
             Truth::Alone(store) => store.state(),
             Truth::Shared { state, .. } => state,
         };
-        let ZoneParts { home, keys, secret, identity, owner, pace, table } = ZoneParts::of(home, state)?;
+        let ZoneParts { home, keys, identity, owner, pace, table } = ZoneParts::of(home, state)?;
         let (targets, unreachable) = open_targets(state, &keys)?;
         let unreachable = Arc::new(unreachable);
         let left_behind = None;
-        Ok(Self { home, truth, keys, secret, identity, owner, pace, targets, unreachable, table, left_behind })
+        Ok(Self { home, truth, keys, identity, owner, pace, targets, unreachable, table, left_behind })
     }
 
     pub fn state(&self) -> &State {
@@ -138,10 +137,6 @@ impl Zone {
 
     pub fn keys(&self) -> &Arc<ZoneKeys> {
         &self.keys
-    }
-
-    pub fn secret(&self) -> &ZoneSecret {
-        &self.secret
     }
 
     pub fn identity(&self) -> &Arc<NodeIdentity> {
@@ -284,7 +279,6 @@ pub(crate) fn open_credentials(keys: &ZoneKeys, target: TargetId, sealed: &str) 
 pub struct ZoneParts {
     pub home: Arc<Home>,
     pub(crate) keys: Arc<ZoneKeys>,
-    secret: Arc<ZoneSecret>,
     pub identity: Arc<NodeIdentity>,
     owner: Arc<OwnerPublic>,
     pub pace: Arc<Pace>,
@@ -306,12 +300,12 @@ impl ZoneParts {
             return Err(ZoneError::Witness);
         }
         let identity = Arc::new(identity);
-        let secret = ZoneSecret::from_json(&read_secret(&home.zone_secret())?)?;
-        let keys = Arc::new(ZoneKeys::derive(zone.id, &secret));
-        let (secret, owner, table) = (Arc::new(secret), Arc::new(owner), SectorTable::default());
+        let secrets = ZoneSecrets::from_json(&read_secret(&home.zone_secret())?)?;
+        let keys = Arc::new(ZoneKeys::derive(zone.id, secrets, zone.secret_epoch));
+        let (owner, table) = (Arc::new(owner), SectorTable::default());
         let pace = Arc::new(Pace::default());
         pace.set(&state.policy);
-        Ok(Self { home, keys, secret, identity, owner, pace, table })
+        Ok(Self { home, keys, identity, owner, pace, table })
     }
 
     /// A handle that works under a lease, or under none, with these targets.
@@ -322,7 +316,6 @@ impl ZoneParts {
             truth: Truth::Shared { authority, state, epoch },
             left_behind: None,
             keys: self.keys.clone(),
-            secret: self.secret.clone(),
             identity: self.identity.clone(),
             owner: self.owner.clone(),
             pace: self.pace.clone(),
@@ -335,11 +328,6 @@ impl ZoneParts {
     /// The owner's public keys.
     pub fn owner(&self) -> &OwnerPublic {
         &self.owner
-    }
-
-    /// The zone's secret, for a node that joins.
-    pub fn secret(&self) -> &ZoneSecret {
-        &self.secret
     }
 }
 

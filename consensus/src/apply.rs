@@ -5,6 +5,7 @@ mod forget;
 mod leases;
 mod nodes;
 mod policy;
+mod secrets;
 mod sectors;
 mod targets;
 mod tokens;
@@ -149,6 +150,8 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::StartNode { incarnation, version } => nodes::start(c, *incarnation, version),
         Command::SetNode { node, name, standing } => nodes::set(c, *node, name.as_deref(), *standing),
         Command::RemoveNode { node } => nodes::remove(c, *node),
+        Command::OfferSecret { epoch, check } => secrets::offer(c, *epoch, *check),
+        Command::HoldSecret { epoch, check } => secrets::hold(c, *epoch, *check),
         Command::OpenInvite { token, expires_ms, witness, name } => {
             nodes::open_invite(c, *token, *expires_ms, *witness, name.as_deref())
         }
@@ -296,6 +299,9 @@ fn create_zone(c: &mut Change<'_>, command: &Command) -> Applied {
         zstd_level: *zstd_level,
         feature_level: crate::command::LEVEL,
         secret_epoch: *secret_epoch,
+        secret_check: None,
+        secret_stale: false,
+        secret_next: None,
         generation: 0,
         credit_ms: 0,
         owner_words: 0,

@@ -270,6 +270,16 @@ pub enum Command {
     RemoveNode {
         node: NodeId,
     },
+    /// The sender made the zone's next secret and holds it. Epochs only grow; some may be left out.
+    OfferSecret {
+        epoch: u32,
+        check: Digest,
+    },
+    /// The sender holds the next secret too.
+    HoldSecret {
+        epoch: u32,
+        check: Digest,
+    },
     /// Lets somebody join the zone, once.
     OpenInvite {
         token: Digest,

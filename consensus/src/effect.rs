@@ -5,7 +5,7 @@ use zoneward_sectors::ids::NodeId;
 
 use crate::audits::Found;
 use crate::command::Command;
-use crate::model::{Checkpoint, CheckpointState, CopyState, State, Task, TaskState};
+use crate::model::{Checkpoint, CheckpointState, CopyState, NextSecret, State, Task, TaskState};
 use crate::policy::Schedule;
 
 /// True if the state has in it what `command`, sent by `node`, asks for. Where a command leaves no trace of its own, the
@@ -124,6 +124,12 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
             .get(node)
             .is_some_and(|n| name.as_ref().is_none_or(|x| *x == n.name) && standing.is_none_or(|s| s == n.standing)),
         Command::RemoveNode { node } => !state.nodes.contains_key(node),
+        Command::OfferSecret { epoch, check } | Command::HoldSecret { epoch, check } => {
+            state.zone.as_ref().is_some_and(|z| {
+                let held = |n: &NextSecret| (n.epoch, n.check) == (*epoch, *check) && n.holders.contains(&node);
+                (z.secret_epoch, z.secret_check) == (*epoch, Some(*check)) || z.secret_next.as_ref().is_some_and(held)
+            })
+        }
         Command::OpenInvite { token, .. } => state.invites.contains_key(token),
         Command::CloseInvite { token } => !state.invites.contains_key(token),
         Command::UseInvite { token, node, .. } => {

@@ -31,6 +31,7 @@ pub mod reading;
 #[cfg(test)]
 mod samples;
 pub mod seen;
+pub mod secrets;
 pub mod sizes;
 pub mod store;
 mod watch;

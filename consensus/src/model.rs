@@ -61,7 +61,17 @@ pub struct Zone {
     pub zstd_level: i32,
     /// Commands up to this level may be used: all nodes speak them.
     pub feature_level: u32,
+    /// The epoch of the secret that seals now.
     pub secret_epoch: u32,
+    /// What that secret is known by; nothing for the first.
+    #[serde(default)]
+    pub secret_check: Option<Digest>,
+    /// A node that knew the secret is gone: it is to be replaced.
+    #[serde(default)]
+    pub secret_stale: bool,
+    /// The next secret, until enough nodes hold it.
+    #[serde(default)]
+    pub secret_next: Option<NextSecret>,
     /// How often the owner had to go on without a majority.
     #[serde(default)]
     pub generation: u32,
@@ -71,6 +81,14 @@ pub struct Zone {
     /// How many words of the owner were used: none counts twice.
     #[serde(default)]
     pub owner_words: u64,
+}
+
+/// A secret that some nodes hold and none uses yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextSecret {
+    pub epoch: u32,
+    pub check: Digest,
+    pub holders: BTreeSet<NodeId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -51,6 +51,8 @@ impl From<ZoneError> for Failure {
             ZoneError::Command(e) => of_command(&e),
             ZoneError::Cluster(_) => Failure::new(2041, exit::FAILED, text)
                 .help("is another program listening there? zoneward up --listen ADDR"),
+            ZoneError::SecretAway { .. } => Failure::new(2036, exit::FAILED, text)
+                .help("start another node of the zone: zoneward node ls shows who answers. Nothing was changed"),
             ZoneError::LeaseEnded => Failure::new(2034, exit::FAILED, text),
             ZoneError::Target(t) => from_target(&t),
             ZoneError::NoTarget(_) => Failure::new(1302, exit::TARGET, text)

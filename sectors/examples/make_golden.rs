@@ -31,7 +31,7 @@ use zoneward_sectors::owner::{OwnerKeys, RsaSize};
 use zoneward_sectors::pax::{self, SparseMap};
 use zoneward_sectors::sector_writer::Finished;
 use zoneward_sectors::stream::Layout;
-use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
+use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret, ZoneSecrets};
 
 const TARGET: TargetId = TargetId([0x66; 16]);
 const SOURCE: SourceId = SourceId([0x88; 16]);
@@ -303,7 +303,7 @@ fn system(zone: &Zone, parts: [Value; 2], copies: [&Copy; 2]) -> (Copy, Finished
         "checkpoints": [{ "id": common::CHECKPOINT, "seq": 1, "tasks": [{ "source": SOURCE, "layers": LAYERS }] }],
         "layers": [layer(0), layer(1)], "copies": copies.map(copy_of),
     });
-    let secret = ZoneSecret { epoch: 1, secret: Secret32([0x55; 32]) }.to_json();
+    let secret = ZoneSecrets::from(ZoneSecret { epoch: 1, secret: Secret32([0x55; 32]) }).to_json();
     let state_json = serde_json::to_vec(&state).unwrap();
     let mut tar = Vec::new();
     let mut range = |name: &str, data: &[u8]| {
@@ -456,7 +456,7 @@ fn main() {
     // The signing key has a fixed seed; the RSA key lives in the key file from now on.
     let made = OwnerKeys::generate(RsaSize::Rsa3072).unwrap();
     let owner = rekeyed(&OwnerKeyFile::seal_with_cost(&made, &words, None, KdfCost::FLOOR).unwrap(), &words);
-    let keys = ZoneKeys::derive(common::ZONE, &ZoneSecret { epoch: 1, secret: Secret32([0x55; 32]) });
+    let keys = ZoneKeys::derive(common::ZONE, ZoneSecret { epoch: 1, secret: Secret32([0x55; 32]) }, 1);
     let alias = keys.alias(TARGET);
     let zone = Zone { dir, owner, keys, alias, table: SectorTable::default() };
     let file = OwnerKeyFile::seal_with_cost(&zone.owner, &words, Some(describe::PASSPHRASE), KdfCost::FLOOR).unwrap();

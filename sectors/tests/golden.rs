@@ -27,7 +27,7 @@ use zoneward_sectors::limits::{CATALOG_PART_MAX, FRAME_TAR_MAX};
 use zoneward_sectors::owner::OwnerKeys;
 use zoneward_sectors::pax;
 use zoneward_sectors::sector_reader::{Expected, SectorReadError, SectorReader, read_header};
-use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret};
+use zoneward_sectors::zonekeys::{ZoneKeys, ZoneSecret, ZoneSecrets};
 
 const SECTORS: [&str; 3] = ["basic", "extents", "system"];
 
@@ -62,7 +62,7 @@ fn owner(keys: &Value) -> OwnerKeys {
 
 fn zone_keys(keys: &Value) -> ZoneKeys {
     let secret = ZoneSecret { epoch: 1, secret: Secret32(array(&keys["zone_secret"])) };
-    ZoneKeys::derive(ZoneId(array(&keys["zone"])), &secret)
+    ZoneKeys::derive(ZoneId(array(&keys["zone"])), secret, 1)
 }
 
 /// Opens a file as a stranger with the owner key would, believing nothing but the owner's own keys.
@@ -233,7 +233,8 @@ fn the_head_leads_to_the_system_sector_and_its_state() {
     let state: Value = serde_json::from_slice(&reader.read_tar(at, len, 1 << 20).unwrap()).unwrap();
     assert_eq!(state, want["state"]);
     let (at, len) = range(&system["secret"]);
-    let secret = ZoneSecret::from_json(&reader.read_tar(at, len, 4096).unwrap()).unwrap();
+    let secrets = ZoneSecrets::from_json(&reader.read_tar(at, len, 4096).unwrap()).unwrap();
+    let secret = secrets.first();
     assert_eq!((secret.epoch, hex(&secret.secret.0)), (1, text(&keys["zone_secret"]).to_owned()));
 }
 

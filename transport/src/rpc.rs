@@ -36,6 +36,8 @@ pub mod kind {
     pub const MEMBERS: u16 = 5;
     /// A range of a copy's stored bytes.
     pub const READ: u16 = 6;
+    /// A zone secret, for a node that keeps data.
+    pub const SECRET: u16 = 7;
 }
 
 /// A future in a box, as the traits here return it.

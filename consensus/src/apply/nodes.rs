@@ -109,8 +109,11 @@ pub fn remove(c: &mut Change<'_>, id: NodeId) -> Applied {
     if c.state.nodes.len() == 1 {
         return Err(Refusal::Range("the number of nodes"));
     }
-    c.state.nodes.remove(&id);
+    let gone = c.state.nodes.remove(&id);
     c.rows.insert(Row::Node(id));
+    if gone.is_some_and(|n| n.standing != Standing::Witness) {
+        super::secrets::renew(c);
+    }
     leases::end_all(c, |l| l.node == id);
     forget(c, id);
     super::policy::forget_node(c, id);

@@ -35,6 +35,8 @@ pub fn taken_over(mut state: State, node: NodeId, head: Option<Head>) -> State {
         s.lease = None;
     }
     state.copies.values_mut().for_each(|c| c.lease = None);
+    // Whoever found the old nodes may know the zone's secret.
+    state.zone.iter_mut().for_each(|z| (z.secret_stale, z.secret_next) = (true, None));
     state.policy.names.values_mut().for_each(|m| m.nodes.clear());
     state
 }

@@ -311,6 +311,7 @@ fn remove(g: &Global, out: Out, node: &str, yes: bool) -> Result<i32, Failure> {
     let status = client.status().map_err(client_failed)?;
     let alive = status.reports.get(&id).is_some_and(|r| now_ms().saturating_sub(r.at_ms) < SILENT_MS);
     let faulty = zone.state().nodes.get(&id).is_some_and(|n| n.standing == Standing::Faulty);
+    let witness = zone.state().nodes.get(&id).is_some_and(|n| n.standing == Standing::Witness);
     if alive && !faulty {
         drain(&mut zone, out, id)?;
     }
@@ -325,6 +326,15 @@ fn remove(g: &Global, out: Out, node: &str, yes: bool) -> Result<i32, Failure> {
     }
     zone.propose(Command::RemoveNode { node: id })?;
     out.say(format!("{node} does not belong to the zone any more: nobody listens to it"));
+    if !witness {
+        out.say("the zone makes a new secret now, which that node never had");
+        let known = zone.state().targets.values().filter(|t| t.credentials.is_some()).map(|t| t.name.clone());
+        let known: Vec<String> = known.collect();
+        if !known.is_empty() {
+            out.say(format!("it knew the credentials of {}: if it is in other hands, change them there and", known.join(", ")));
+            out.say("tell the zone: zoneward target credentials NAME --credentials-file FILE");
+        }
+    }
     show(out, &zone, client.status().ok().as_ref());
     Ok(0)
 }

@@ -6,6 +6,7 @@ use zoneward_actors::engine::backlog::{MUCH_LEN, OVERDUE_MS, backed_up_ms};
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::levels::{Level, Levels, levels};
 use zoneward_consensus::model::{CheckpointState, State, TaskState};
+use zoneward_consensus::secrets::keepers;
 
 use super::{node, open, schedule, serving};
 use crate::cli::Global;
@@ -41,6 +42,13 @@ fn concerns(zone: &Zone, status: Option<&Status>) -> Vec<String> {
             0 => format!("target {} is evacuated: zoneward target remove {}", t.name, t.name),
             n => format!("target {} is being evacuated: {} left", t.name, plural(n, "sector is", "sectors are")),
         });
+    }
+    if let Some(z) = state.zone.as_ref().filter(|z| z.secret_stale) {
+        let (holders, keepers) = (z.secret_next.as_ref().map_or(0, |n| n.holders.len()), keepers(state).len());
+        all.push(format!(
+            "a node that knew the zone's secret was removed: {holders} of {} have the new one, more than half are needed",
+            plural(keepers as u64, "node", "nodes")
+        ));
     }
     let newest = state.complete().last().copied();
     let unsteady: u64 = newest.into_iter().flat_map(|c| &c.tasks).map(|t| t.stats.unsteady).sum();

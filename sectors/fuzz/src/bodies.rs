@@ -20,7 +20,7 @@ use zoneward_sectors::pack::IndexJson;
 use zoneward_sectors::pax::{self, MemberKind, Reader};
 use zoneward_sectors::sector_reader::{Expected, SectorIn, SectorReader, read_header};
 use zoneward_sectors::stream::{RecordKeys, Trailer, raw_id};
-use zoneward_sectors::zonekeys::ZoneSecret;
+use zoneward_sectors::zonekeys::ZoneSecrets;
 
 pub const SOURCE: SourceId = SourceId([0x88; 16]);
 pub const LAYER: LayerId = LayerId([0x91; 16]);
@@ -235,8 +235,8 @@ pub fn fuzz_certificate(data: &[u8]) {
 }
 
 pub fn fuzz_zone_secret(data: &[u8]) {
-    let Ok(s) = ZoneSecret::from_json(data) else { return };
-    assert_eq!(ZoneSecret::from_json(&s.to_json()), Ok(s));
+    let Ok(s) = ZoneSecrets::from_json(data) else { return };
+    assert_eq!(ZoneSecrets::from_json(&s.to_json()), Ok(s));
 }
 
 pub fn fuzz_index(data: &[u8]) {
