@@ -13,7 +13,7 @@ use zoneward_consensus::names;
 use zoneward_sectors::diff::{Counts, Trouble};
 use zoneward_sectors::entry::Stamp;
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::{CheckpointId, LayerId, SourceId};
+use zoneward_sectors::ids::{CheckpointId, LayerId, NodeId, SourceId};
 use zoneward_sectors::index::ChunkIndex;
 use zoneward_sectors::pack::{PackReport, Packer, Progress, Settings, Task};
 
@@ -201,13 +201,15 @@ pub fn backup(
 }
 
 /// Packs sources of a checkpoint under the lease that this handle works with: from where sealed work of them ended. A
-/// source in trouble is refused; the others go on.
+/// source in trouble is left to another node if `others` says that one of those answers, else it is refused; the other
+/// sources go on.
 pub fn pack_sources(
     zone: &mut Zone,
     checkpoint: CheckpointId,
     sources: &[SourceId],
     threads: usize,
     progress: &Arc<Progress>,
+    others: &dyn Fn(&[NodeId]) -> bool,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<(), ZoneError> {
     let started = now_ms();
@@ -232,12 +234,18 @@ pub fn pack_sources(
             zone.propose(Command::RefuseTask { checkpoint, refused: gone })?;
             continue;
         };
+        let mut left: Vec<NodeId> = zone.state().left_to(checkpoint, &source, now_ms()).into_iter().collect();
+        left.retain(|id| *id != zone.node());
         match plan_source(zone, source, &request, Some(checkpoint), &progress.stop, tell) {
             Ok(p) => planned.push(p),
             Err(e) if is_about_the_source(&e) => {
                 let why = shorten(chain(&e), limits::WHY_LEN_MAX - 4);
                 let refused = RefusedSource { source: *id, code: source_code(&e), why };
-                zone.propose(Command::RefuseTask { checkpoint, refused })?;
+                let command = match !left.is_empty() && others(&left) {
+                    true => Command::PassTask { checkpoint, refused },
+                    false => Command::RefuseTask { checkpoint, refused },
+                };
+                zone.propose(command)?;
             }
             Err(e) => return Err(e),
         }

@@ -407,6 +407,12 @@ impl Node {
         }
     }
 
+    /// Whether one of these nodes answers now.
+    pub(crate) fn answers(&self, nodes: &[NodeId]) -> bool {
+        let answers = self.cluster.ask_all(nodes, kind::REPORT, &[], Duration::from_millis(REPORT_MS));
+        answers.iter().any(|(_, answer)| answer.is_ok())
+    }
+
     /// Asks all other nodes how they do, all at once. Of one that does not answer, what it said last.
     pub fn reports(&self) -> BTreeMap<NodeId, NodeReport> {
         let others: Vec<NodeId> = self.cluster.members().into_keys().filter(|id| *id != self.id()).collect();

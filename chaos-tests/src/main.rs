@@ -11,6 +11,8 @@ mod malicious;
 mod points;
 mod powerloss;
 mod prune;
+#[cfg(feature = "tale")]
+mod resume;
 mod simulate;
 #[cfg(feature = "tale")]
 mod tale;
@@ -36,6 +38,9 @@ or: chaos-tests prune [--checkpoints N] [--seed S]
 or: chaos-tests tale [--seed S] [--size MIB]   (built with --features tale)
   a target is destroyed, another one changes bytes, the zone heals itself, burns, and comes back
   --size MIB  of the source [default: 256]
+or: chaos-tests resume [--kills N] [--seed S] [--size MIB]   (built with --features tale)
+  the node that sends one large sector to a target server is killed N times [default: 10]; what is sent twice is counted
+  --size MIB  of the sector [default: 512]
 or: chaos-tests malicious [--only CASE]   (built with --features tale)
   a target server that drops, bends, replays, stalls and never ends; what it does is noticed, named and survived
   --only CASE only cases whose name holds this";
@@ -139,6 +144,26 @@ fn tale(args: &[String]) -> Result<bool> {
     tale::run(plan)
 }
 
+#[cfg(feature = "tale")]
+fn resume(args: &[String]) -> Result<bool> {
+    let mut plan = resume::Plan { kills: 10, seed: 1, size_mib: 512 };
+    for pair in args.chunks(2) {
+        let number = || pair.get(1).and_then(|v| v.parse::<u64>().ok()).context(USAGE);
+        match pair.first().map(String::as_str) {
+            Some("--kills") => plan.kills = usize::try_from(number()?)?.max(1),
+            Some("--seed") => plan.seed = number()?,
+            Some("--size") => plan.size_mib = number()?.max(48),
+            _ => bail!(USAGE),
+        }
+    }
+    resume::run(plan)
+}
+
+#[cfg(not(feature = "tale"))]
+fn resume(_: &[String]) -> Result<bool> {
+    bail!("built without the feature `tale`: add --features tale")
+}
+
 #[cfg(not(feature = "tale"))]
 fn tale(_: &[String]) -> Result<bool> {
     bail!("built without the feature `tale`: add --features tale")
@@ -151,6 +176,9 @@ fn run(args: &[String]) -> Result<bool> {
     }
     if what == "tale" {
         return tale(&args[2..]);
+    }
+    if what == "resume" {
+        return resume(&args[2..]);
     }
     if what == "malicious" {
         return malicious(&args[2..]);

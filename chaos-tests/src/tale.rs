@@ -42,7 +42,7 @@ const CYCLE_S: u64 = 30;
 const HANG: Duration = Duration::from_secs(300);
 
 /// A target server's process.
-struct Serving(Child);
+pub struct Serving(Child);
 
 impl Drop for Serving {
     fn drop(&mut self) {
@@ -142,7 +142,7 @@ fn whole(state: &State) -> (usize, usize) {
 }
 
 /// Starts a target server; answers its URL and a token for it.
-fn serve(fleet: &Fleet, data: &Path) -> Result<(Serving, String, String)> {
+pub fn serve(fleet: &Fleet, data: &Path) -> Result<(Serving, String, String)> {
     let folder = data.display().to_string();
     let said = fleet.expect(0, 0, &["--json", "target", "token", "add", "--data", &folder, "--account", "home"])?;
     let token: serde_json::Value = serde_json::from_str(said.lines().next().unwrap_or_default())?;
@@ -162,7 +162,7 @@ fn serve(fleet: &Fleet, data: &Path) -> Result<(Serving, String, String)> {
     Ok((Serving(child), text(&said, "url")?, text(&token, "token")?))
 }
 
-fn add(fleet: &Fleet, name: &str, url: &str, credentials: &serde_json::Value) -> Result<()> {
+pub fn add(fleet: &Fleet, name: &str, url: &str, credentials: &serde_json::Value) -> Result<()> {
     let file = fleet.dir.join(format!("{name}.json"));
     fs::write(&file, credentials.to_string())?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;

@@ -166,6 +166,7 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::Staged { sector, copy } => sectors::staged(c, *sector, *copy),
         Command::Unstaged { sector } => sectors::unstaged(c, *sector),
         Command::RefuseTask { checkpoint, refused } => checkpoints::refuse_task(c, *checkpoint, refused),
+        Command::PassTask { checkpoint, refused } => checkpoints::pass_task(c, *checkpoint, refused),
         Command::RecoverQuorum { generation, signature } => nodes::recover_quorum(c, *generation, signature),
         Command::PutSchedule { name, schedule } => policy::put_schedule(c, name, schedule),
         Command::RemoveSchedule { name } => policy::remove_schedule(c, name),

@@ -51,7 +51,7 @@ pub fn choose(kind: Kind, state: &State, me: &Me<'_>, now_ms: u64) -> Vec<Work> 
     let free = |w: &Work| state.lease_of(w).is_none() && w.target().is_none_or(|t| (me.reaches)(t));
     let open = plan(state, now_ms).into_iter().filter(free);
     match kind {
-        Kind::Pack => packs(state, me, open.filter(|w| matches!(w, Work::Pack { .. })).collect()),
+        Kind::Pack => packs(state, me, open.filter(|w| matches!(w, Work::Pack { .. })).collect(), now_ms),
         Kind::Stage => stages(state, me, open),
         Kind::Upload => copies(state, me, open, false),
         Kind::Rebuild => copies(state, me, open, true),
@@ -71,7 +71,7 @@ fn audits(state: &State, me: &Me<'_>, now_ms: u64) -> Vec<Work> {
 
 /// Sources to be packed by this node together: they may share sectors, so they must want the same number of copies.
 /// Of what several nodes can read, each takes its share.
-fn packs(state: &State, me: &Me<'_>, open: Vec<Work>) -> Vec<Work> {
+fn packs(state: &State, me: &Me<'_>, open: Vec<Work>, now_ms: u64) -> Vec<Work> {
     // The first copy is written while it is packed.
     if !state.usable_targets().any(|t| (me.reaches)(t.id)) {
         return Vec::new();
@@ -86,7 +86,7 @@ fn packs(state: &State, me: &Me<'_>, open: Vec<Work>) -> Vec<Work> {
         }
         // One that was removed meanwhile is refused by whoever takes it.
         let record = state.sources.get(&source);
-        if record.is_some_and(|s| !state.can_read(me.id, s)) {
+        if record.is_some_and(|s| !state.should_read(me.id, checkpoint, s, now_ms)) {
             continue;
         }
         let shared = record.is_some_and(|s| s.nodes.len() != 1);

@@ -329,6 +329,11 @@ pub enum Command {
         checkpoint: CheckpointId,
         refused: RefusedSource,
     },
+    /// The sender cannot read a source now: another node may.
+    PassTask {
+        checkpoint: CheckpointId,
+        refused: RefusedSource,
+    },
     /// The owner goes on with the sender alone, because the majority of the zone is lost for good.
     RecoverQuorum {
         generation: u32,

@@ -165,6 +165,10 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::RefuseTask { checkpoint, refused } => {
             state.checkpoints.get(checkpoint).is_some_and(|c| c.refused.contains(refused))
         }
+        Command::PassTask { checkpoint, refused } => state
+            .checkpoints
+            .get(checkpoint)
+            .is_some_and(|c| c.tasks.iter().any(|t| t.source == refused.source && t.passed.contains_key(&node))),
     }
 }
 

@@ -30,8 +30,8 @@ pub mod raft;
 pub mod reading;
 #[cfg(test)]
 mod samples;
-pub mod seen;
 pub mod secrets;
+pub mod seen;
 pub mod sizes;
 pub mod store;
 mod watch;

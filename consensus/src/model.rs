@@ -393,6 +393,16 @@ pub struct Task {
     pub as_of_ms: u64,
     pub stats: TaskStats,
     pub warnings: Vec<String>,
+    /// Nodes that could not read it for this checkpoint, and why: it is left to others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub passed: BTreeMap<NodeId, Passed>,
+}
+
+/// That a node could not read a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    pub at_ms: u64,
+    pub why: String,
 }
 
 /// Figures of one task.

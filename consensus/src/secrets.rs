@@ -13,9 +13,15 @@ pub enum Want {
     /// Make the next secret, keep it, and offer it.
     Make,
     /// Get this secret from a node that holds it, and keep it.
-    Fetch { epoch: u32, check: Digest },
+    Fetch {
+        epoch: u32,
+        check: Digest,
+    },
     /// Say that it is held.
-    Tell { epoch: u32, check: Digest },
+    Tell {
+        epoch: u32,
+        check: Digest,
+    },
 }
 
 /// The nodes whose hold of a secret counts: a broken one will not hand it on, and a witness never gets it.

@@ -112,14 +112,22 @@ fn step(zone: &mut Zone, node: &Arc<Node>, work: &[Work], p: &Progress) -> Resul
                 _ => None,
             });
             let sources: Vec<_> = sources.collect();
-            pack_sources(zone, *checkpoint, &sources, node.threads_now(), &p.pack, &mut |event| match event {
-                Event::Scanning(path) => p.running.say(format!("scanning {}", path.display())),
-                Event::Scanned(_, counts) => {
-                    p.running.total.fetch_add(counts.changed_bytes, Ordering::Relaxed);
-                }
-                Event::Packing { path, .. } => p.running.say(format!("packing {}", path.display())),
-                Event::Finishing => p.running.say("finishing".into()),
-            })
+            pack_sources(
+                zone,
+                *checkpoint,
+                &sources,
+                node.threads_now(),
+                &p.pack,
+                &|of| node.answers(of),
+                &mut |event| match event {
+                    Event::Scanning(path) => p.running.say(format!("scanning {}", path.display())),
+                    Event::Scanned(_, counts) => {
+                        p.running.total.fetch_add(counts.changed_bytes, Ordering::Relaxed);
+                    }
+                    Event::Packing { path, .. } => p.running.say(format!("packing {}", path.display())),
+                    Event::Finishing => p.running.say("finishing".into()),
+                },
+            )
         }
         Some(Work::Copy { sector, target }) => {
             let name = zone.state().targets.get(target).map_or_else(String::new, |t| t.name.clone());

@@ -94,7 +94,13 @@ impl Fleet {
     /// Makes a zone with one directory, not up yet.
     #[cfg(feature = "tale")]
     pub fn begin(&self, directory: &Path) -> Result<()> {
-        self.expect(0, 0, &["init", "--target", &directory.display().to_string(), "--sector-min", "1MiB"])?;
+        self.begin_with(directory, "1MiB")
+    }
+
+    /// The same, with sectors of at least this size.
+    #[cfg(feature = "tale")]
+    pub fn begin_with(&self, directory: &Path, sector_min: &str) -> Result<()> {
+        self.expect(0, 0, &["init", "--target", &directory.display().to_string(), "--sector-min", sector_min])?;
         self.expect(0, 0, &["schedule", "remove", "daily"])?;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Checkpoints, their tasks and layers, and heads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use zoneward_sectors::ids::{CheckpointId, CopyId, LayerId, SectorId, SourceId};
 
@@ -9,7 +9,7 @@ use super::{Applied, Change, Refusal, Row, leases};
 use crate::command::Command;
 use crate::limits::{MOUNTS_MAX, WARNINGS_MAX, WHY_LEN_MAX};
 use crate::model::{
-    Checkpoint, CheckpointKind, CheckpointState, CopyState, Ground, Head, Layer, Lease, Rebased, RefusedSource,
+    Checkpoint, CheckpointKind, CheckpointState, CopyState, Ground, Head, Layer, Lease, Passed, Rebased, RefusedSource,
     Rewrite, SectorState, Task, TaskState, TaskStats,
 };
 use crate::owner::{Act, OwnerWord};
@@ -41,6 +41,7 @@ pub fn open(
                 as_of_ms: c.now,
                 stats,
                 warnings: Vec::new(),
+                passed: BTreeMap::new(),
             });
         } else if let Some(old) =
             c.state.complete().into_iter().rev().find_map(|x| x.tasks.iter().find(|t| t.source == *source))
@@ -100,7 +101,7 @@ pub fn open_rewrite(c: &mut Change<'_>, id: CheckpointId, max_waste: Option<u8>,
         let (layers, as_of_ms) = old.map_or((Vec::new(), 0), |t| (t.layers.clone(), t.as_of_ms));
         let stats = old.map_or_else(TaskStats::default, |t| t.stats.clone());
         let warnings = old.map_or_else(Vec::new, |t| t.warnings.clone());
-        Task { source, state: TaskState::Running, layers, as_of_ms, stats, warnings }
+        Task { source, state: TaskState::Running, layers, as_of_ms, stats, warnings, passed: BTreeMap::new() }
     };
     let tasks: Vec<Task> = sources.into_iter().map(running).collect();
     if let Some(word) = owner {
@@ -314,7 +315,8 @@ pub fn store(c: &mut Change<'_>, id: CheckpointId) -> Applied {
 }
 
 /// A source cannot be backed up now: its task gives way to what the checkpoint before holds of it.
-pub fn refuse_task(c: &mut Change<'_>, id: CheckpointId, refused: &RefusedSource) -> Applied {
+/// A task that may be given up or left to another node: its holder says so.
+fn in_trouble(c: &Change<'_>, id: CheckpointId, refused: &RefusedSource) -> Applied {
     let x = c.state.checkpoints.get(&id).ok_or(Refusal::Unknown("the checkpoint"))?;
     let task = x.tasks.iter().find(|t| t.source == refused.source).ok_or(Refusal::Unknown("the task"))?;
     if x.state != CheckpointState::Running || task.state != TaskState::Running {
@@ -323,9 +325,28 @@ pub fn refuse_task(c: &mut Change<'_>, id: CheckpointId, refused: &RefusedSource
     if refused.why.len() > WHY_LEN_MAX {
         return Err(Refusal::Range("the reason"));
     }
-    leases::holds_pack(c, id, refused.source)?;
+    leases::holds_pack(c, id, refused.source)
+}
+
+/// This node cannot read it: what another one sealed of it stays.
+pub fn pass_task(c: &mut Change<'_>, id: CheckpointId, refused: &RefusedSource) -> Applied {
+    in_trouble(c, id, refused)?;
+    let (node, now) = (c.node, c.now);
+    if !c.state.nodes.contains_key(&node) {
+        return Err(Refusal::Unknown("the node"));
+    }
+    let task = c.state.checkpoints.get_mut(&id).and_then(|x| x.tasks.iter_mut().find(|t| t.source == refused.source));
+    if let Some(t) = task {
+        t.passed.insert(node, Passed { at_ms: now, why: refused.why.clone() });
+        c.rows.insert(Row::Checkpoint(id));
+    }
+    Ok(())
+}
+
+pub fn refuse_task(c: &mut Change<'_>, id: CheckpointId, refused: &RefusedSource) -> Applied {
+    in_trouble(c, id, refused)?;
     let before = c.state.complete().into_iter().rev().find_map(|x| x.tasks.iter().find(|t| t.source == refused.source));
-    let before = before.map(|old| Task { state: TaskState::Carried, ..old.clone() });
+    let before = before.map(|old| Task { state: TaskState::Carried, passed: BTreeMap::new(), ..old.clone() });
     // What was sealed of it is a part of nothing; its sectors go when the sectors of the checkpoint are pruned.
     let layers: Vec<LayerId> =
         c.state.layers.values().filter(|l| l.checkpoint == id && l.source == refused.source).map(|l| l.id).collect();

@@ -319,6 +319,30 @@ mod tests {
     }
 
     #[test]
+    fn what_one_node_cannot_read_is_left_to_the_others() {
+        let mut state = begun();
+        let refused = crate::model::RefusedSource { source: s::source(1), code: 1412, why: "not allowed here".into() };
+        let pass = Command::PassTask { checkpoint: s::checkpoint(1), refused };
+        let source = state.sources[&s::source(1)].clone();
+        let should = |state: &State, node, now| state.should_read(node, s::checkpoint(1), &source, now);
+        assert!(should(&state, s::node(), 2_000) && should(&state, OTHER, 2_000));
+        assert_eq!(say(&mut state, s::node(), pass.clone()), Outcome::Done);
+        let at = state.last_time_ms;
+        assert!(!should(&state, s::node(), at + 1) && should(&state, OTHER, at + 1));
+        // Nobody else did for a while.
+        assert!(should(&state, s::node(), at + 300_000));
+        // All failed: who comes next gives it up.
+        assert_eq!(say(&mut state, OTHER, pass.clone()), Outcome::Done);
+        let at = state.last_time_ms;
+        assert!(should(&state, s::node(), at + 1) && should(&state, OTHER, at + 1));
+        assert!(state.left_to(s::checkpoint(1), &source, at + 1).is_empty());
+        assert_eq!(state.checkpoints[&s::checkpoint(1)].tasks[0].passed[&OTHER].why, "not allowed here");
+        // While another node holds it, it is not this one's to say.
+        assert_eq!(say(&mut state, OTHER, claim(&[pack(1)])), Outcome::Done);
+        assert!(matches!(say(&mut state, s::node(), pass), Outcome::Refused(_)));
+    }
+
+    #[test]
     fn a_source_in_trouble_keeps_what_the_checkpoint_before_holds() {
         let mut state = State::default();
         s::all_done(&mut state, &s::begin());

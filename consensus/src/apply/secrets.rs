@@ -23,9 +23,8 @@ pub fn offer(c: &mut Change<'_>, epoch: u32, check: Digest) -> Applied {
         return Err(Refusal::State("the zone's secret, which is not to be replaced,"));
     }
     // Who holds the next one may make it anew: it would know if it had lost it.
-    let others = |n: &&NextSecret| {
-        !n.holders.contains(&c.node) && n.holders.iter().any(|h| c.state.nodes.contains_key(h))
-    };
+    let others =
+        |n: &&NextSecret| !n.holders.contains(&c.node) && n.holders.iter().any(|h| c.state.nodes.contains_key(h));
     if zone.secret_next.as_ref().is_some_and(|n| others(&n)) {
         return Err(Refusal::Exists("the next secret"));
     }

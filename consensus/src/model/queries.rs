@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Checkpoint, CheckpointKind, CheckpointState, Copy, LayerId, Lease, NodeId, SectorId, Source, SourceId, State,
-    Target, TargetId, Task, TaskState,
+    Checkpoint, CheckpointId, CheckpointKind, CheckpointState, Copy, LayerId, Lease, NodeId, SectorId, Source,
+    SourceId, Standing, State, Target, TargetId, Task, TaskState,
 };
 use crate::work::Work;
 
@@ -41,6 +41,9 @@ impl Checkpoint {
         matches!(self.state, CheckpointState::Stored | CheckpointState::Published)
     }
 }
+
+/// A node that could not read a source tries again after this long, if nobody else could.
+const PASS_MS: u64 = 300_000;
 
 impl State {
     /// Checkpoints that can be restored, oldest first.
@@ -137,6 +140,26 @@ impl State {
     /// Whether a node can read a source.
     pub fn can_read(&self, node: NodeId, source: &Source) -> bool {
         (source.nodes.is_empty() || source.nodes.contains(&node)) && self.has_place(node, source)
+    }
+
+    /// Whether a node should try to read a source for a checkpoint: one that just failed leaves it to the others, as long as
+    /// there are any that did not.
+    pub fn should_read(&self, node: NodeId, checkpoint: CheckpointId, source: &Source, now_ms: u64) -> bool {
+        let left = self.left_to(checkpoint, source, now_ms);
+        self.can_read(node, source) && (left.is_empty() || left.contains(&node))
+    }
+
+    /// The nodes that may read a source and did not just fail to for this checkpoint.
+    pub fn left_to(&self, checkpoint: CheckpointId, source: &Source, now_ms: u64) -> BTreeSet<NodeId> {
+        let task = self.checkpoints.get(&checkpoint).and_then(|c| c.tasks.iter().find(|t| t.source == source.id));
+        let failed = |id| task.and_then(|t| t.passed.get(&id)).is_some_and(|p| now_ms < p.at_ms + PASS_MS);
+        self.readers(source).filter(|id| !failed(*id)).collect()
+    }
+
+    /// The nodes that may read a source.
+    pub fn readers<'a>(&'a self, source: &'a Source) -> impl Iterator<Item = NodeId> + 'a {
+        let members = self.nodes.values().filter(|n| n.standing == Standing::Member);
+        members.map(|n| n.id).filter(|id| self.can_read(*id, source))
     }
 
     /// Nodes that can read a sector's stored bytes: from a target, or because they hold them.

@@ -78,7 +78,7 @@ pub(crate) struct Seen {
 
 /// Runs a zone. The same plan gives the same report, on any thread.
 pub fn simulate(plan: Plan) -> Report {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let planted = Planted::new(plan.bug);
     let report = runtime.block_on(run(plan));
     eyes::close();

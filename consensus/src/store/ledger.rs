@@ -168,12 +168,13 @@ impl Ledger {
         })
     }
 
-    /// Remembers what is committed. It need not be durable: it is learned again.
+    /// Remembers what is committed. It goes to the disk with the next change: it need not be durable, for it is learned again.
     pub fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StoreError> {
-        self.write(Durability::None, |batch| {
-            batch.head.committed = committed;
-            Ok(())
-        })
+        if self.poisoned {
+            return Err(StoreError::Poisoned);
+        }
+        self.head.committed = committed;
+        Ok(())
     }
 
     /// Gives up the end of the log, from `from` on.

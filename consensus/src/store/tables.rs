@@ -303,8 +303,10 @@ impl Batch {
         let head = serde_json::to_vec(&self.head).map_err(write_error)?;
         {
             let mut meta = self.tx.open_table(META).map_err(write_error)?;
-            for (key, value) in [("schema", SCHEMA.to_string().as_bytes()), ("head", &head[..])] {
-                let (row, _) = seal("meta", key.as_bytes(), value);
+            let new = meta.get("schema").map_err(write_error)?.is_none();
+            let schema = new.then(|| ("schema", SCHEMA.to_string().into_bytes()));
+            for (key, value) in schema.into_iter().chain([("head", head)]) {
+                let (row, _) = seal("meta", key.as_bytes(), &value);
                 meta.insert(key, &row[..]).map_err(write_error)?;
             }
         }

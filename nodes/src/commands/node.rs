@@ -331,7 +331,10 @@ fn remove(g: &Global, out: Out, node: &str, yes: bool) -> Result<i32, Failure> {
         let known = zone.state().targets.values().filter(|t| t.credentials.is_some()).map(|t| t.name.clone());
         let known: Vec<String> = known.collect();
         if !known.is_empty() {
-            out.say(format!("it knew the credentials of {}: if it is in other hands, change them there and", known.join(", ")));
+            out.say(format!(
+                "it knew the credentials of {}: if it is in other hands, change them there and",
+                known.join(", ")
+            ));
             out.say("tell the zone: zoneward target credentials NAME --credentials-file FILE");
         }
     }

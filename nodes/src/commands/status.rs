@@ -51,6 +51,13 @@ fn concerns(zone: &Zone, status: Option<&Status>) -> Vec<String> {
         ));
     }
     let newest = state.complete().last().copied();
+    for t in newest.into_iter().flat_map(|c| &c.tasks).filter(|t| t.state == TaskState::Done) {
+        let path = state.sources.get(&t.source).map_or_else(|| t.source.to_string(), |s| show_path(&s.path));
+        for (node, passed) in &t.passed {
+            let name = state.nodes.get(node).map_or_else(|| node.to_string(), |n| n.name.clone());
+            all.push(format!("{name} could not read {path} for the last backup, so another node did: {}", passed.why));
+        }
+    }
     let unsteady: u64 = newest.into_iter().flat_map(|c| &c.tasks).map(|t| t.stats.unsteady).sum();
     if unsteady > 0 {
         all.push(format!("{} changed while the last backup read them", plural(unsteady, "file", "files")));

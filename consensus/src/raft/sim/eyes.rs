@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 
 use openraft::EntryPayload;
 use tokio::time::Instant;
-use zoneward_sectors::crypto::sha256;
-use zoneward_sectors::ids::{Digest, NodeId};
+use zoneward_sectors::ids::NodeId;
 
 use super::acknowledged::Acknowledged;
 use super::copies::Copies;
@@ -75,7 +74,7 @@ pub struct Eyes {
     copies: Copies,
     pub reach: Reach,
     levels: Levels,
-    replies: BTreeMap<u64, Digest>,
+    replies: BTreeMap<u64, Reply>,
     /// Number of the next entry that nobody has applied yet.
     next: Option<u64>,
     /// Commands that were done, by kind.
@@ -154,9 +153,8 @@ pub(crate) fn installed(node: Option<NodeId>, state: &State) {
 impl Eyes {
     /// C5: the same entry comes to the same on every node.
     fn reply(&mut self, node: NodeId, index: u64, reply: &Reply) {
-        let hash = sha256(&[format!("{reply:?}").as_bytes()]);
-        let first = *self.replies.entry(index).or_insert(hash);
-        self.found.demand(first == hash, "C5", || format!("{node} answers otherwise at entry {index}: {reply:?}"));
+        let first = self.replies.entry(index).or_insert_with(|| reply.clone());
+        self.found.demand(first == reply, "C5", || format!("{node} answers otherwise at entry {index}: {reply:?}"));
     }
 
     fn first(&mut self, entry: &LogEntry, reply: &Reply, state: &State) {

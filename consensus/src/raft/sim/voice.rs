@@ -41,6 +41,8 @@ pub struct Voice {
     /// Milliseconds by which this node's clock is ahead; a fault may change it.
     pub clock: Arc<AtomicU64>,
     pub begun: Instant,
+    /// By how much the zone is calmer than the busiest.
+    pub calm: u64,
 }
 
 impl Voice {

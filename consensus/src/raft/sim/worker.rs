@@ -38,7 +38,7 @@ const CREDIT_SPEED: u64 = 20_000;
 /// Says how much time passed.
 async fn credit(voice: Voice) {
     loop {
-        voice.pause(4_000, 12_000).await;
+        voice.pause(4_000 * voice.calm, 12_000 * voice.calm).await;
         let credit_ms = voice.begun.elapsed().as_millis() as u64 * CREDIT_SPEED;
         if voice.state().nodes.get(&voice.me()).is_some_and(|n| n.credit_ms < credit_ms) {
             let _ = voice.say(&Command::Credit { credit_ms }).await;

@@ -48,6 +48,11 @@ pub struct World {
     pub snapshots: u64,
 }
 
+/// By how much the zone of a seed is calmer than the busiest.
+pub fn calm(seed: u64) -> u64 {
+    if seed.is_multiple_of(4) { 1 } else { 4 }
+}
+
 impl World {
     pub async fn new(plan: Plan) -> Self {
         let mut cluster = Cluster::new(plan.seed, FAIR);
@@ -85,7 +90,7 @@ impl World {
         self.start(1).await;
         let first = self.cluster.node(1);
         until("one node leads itself", || first.leader() == Some(n(1))).await;
-        for command in zone::furnish() {
+        for command in zone::furnish(self.calm()) {
             first.propose(1000, &command).await.unwrap();
         }
         first.propose(1000, &zone::add_node(1)).await.unwrap();
@@ -108,16 +113,16 @@ impl World {
 
     /// By how much the zone is calmer than the busiest: most are calm, as real ones are.
     pub fn calm(&self) -> u64 {
-        if self.plan.seed.is_multiple_of(4) { 1 } else { 4 }
+        calm(self.plan.seed)
     }
 
     /// Three clients that ask any node.
     pub fn clients(&self) -> Vec<JoinHandle<()>> {
         let voice = || {
-            let (net, begun) = (self.net(), self.begun);
+            let (net, begun, calm) = (self.net(), self.begun, self.calm());
             move || {
                 let node = net.any()?;
-                Some(Voice { node, net: Arc::clone(&net), life: 0, clock: Arc::default(), begun })
+                Some(Voice { node, net: Arc::clone(&net), life: 0, clock: Arc::default(), begun, calm })
             }
         };
         vec![
@@ -130,7 +135,7 @@ impl World {
     pub fn voice(&self, id: u64) -> Option<Voice> {
         let (node, process) = (self.net().get(n(id))?, self.processes.get(&id)?);
         let clock = Arc::clone(&process.clock);
-        Some(Voice { node, net: self.net(), life: process.life, clock, begun: self.begun })
+        Some(Voice { node, net: self.net(), life: process.life, clock, begun: self.begun, calm: self.calm() })
     }
 
     pub fn clock(&self, id: u64) -> Option<Arc<AtomicU64>> {

@@ -34,8 +34,8 @@ pub fn add_node(number: u64) -> Command {
     }
 }
 
-/// Four targets, two of them in one place, and three sources that want three, two and one copies.
-pub fn furnish() -> Vec<Command> {
+/// Four targets, two of them in one place, and three sources that want three, two and one copies. A calm zone audits less.
+pub fn furnish(calm: u64) -> Vec<Command> {
     let target = |n, domain: Option<&str>| Command::AddTarget {
         target: TargetId(id(n)),
         name: format!("t{n}"),
@@ -68,6 +68,8 @@ pub fn furnish() -> Vec<Command> {
         source(1, 17),
         source(2, 0),
         source(3, -20),
-        Command::SetAudits { audits: Audits { every_s: 450, read_s: 900, paid_read_s: 0, silence_s: 20 } },
+        Command::SetAudits {
+            audits: Audits { every_s: 450 * calm as u32, read_s: 900 * calm as u32, paid_read_s: 0, silence_s: 20 },
+        },
     ]
 }

@@ -11,7 +11,7 @@ use zoneward_actors::clock::now_ms;
 use zoneward_actors::settle::lost_sectors;
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
-use zoneward_consensus::model::{CheckpointState, Source, State, TaskState};
+use zoneward_consensus::model::{CheckpointState, Source, State, Task, TaskState};
 use zoneward_consensus::plan::{Work, plan};
 use zoneward_sectors::ids::{CheckpointId, NodeId, TargetId};
 
@@ -149,7 +149,7 @@ fn left(state: &State, checkpoint: CheckpointId, status: &Status) -> Vec<String>
     let mut all = Vec::new();
     for t in c.tasks.iter().filter(|t| c.state == CheckpointState::Running && t.state == TaskState::Running) {
         if let Some(source) = state.sources.get(&t.source) {
-            all.push(waits_for(state, source, &up));
+            all.push(waits_for(state, source, t, &up));
         }
     }
     if c.state == CheckpointState::Running && all.is_empty() {
@@ -174,8 +174,13 @@ fn left(state: &State, checkpoint: CheckpointId, status: &Status) -> Vec<String>
     all
 }
 
-fn waits_for(state: &State, source: &Source, up: &BTreeSet<NodeId>) -> String {
+fn waits_for(state: &State, source: &Source, task: &Task, up: &BTreeSet<NodeId>) -> String {
     let path = show_path(&source.path);
+    if let Some((node, passed)) = task.passed.iter().next() {
+        let name = |n: NodeId| state.nodes.get(&n).map_or_else(|| n.to_string(), |n| n.name.clone());
+        let others: Vec<String> = state.readers(source).filter(|n| !task.passed.contains_key(n)).map(name).collect();
+        return format!("{path} waits for {}: {} cannot read it ({})", others.join(" or "), name(*node), passed.why);
+    }
     let readers = source.nodes.iter().filter(|n| up.contains(n)).count();
     if source.nodes.is_empty() || readers > 0 {
         return format!("{path} is not packed yet");

@@ -1,0 +1,184 @@
+//! What several real daemons do together: a new secret when one of them goes, commands around sources, names that lie
+//! elsewhere on each node.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod fleet;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use fleet::{Zone, fill, same, text, until};
+use serde_json::Value;
+
+/// A zone of three daemons that all vote.
+fn three() -> Zone {
+    let mut zone = Zone::new();
+    zone.join(1, "second");
+    zone.join(2, "third");
+    until("three votes", || (zone.voters(0) == 3).then_some(()));
+    zone
+}
+
+/// The secrets in a home: epoch and text of each.
+fn secrets(zone: &Zone, i: usize) -> Vec<(u64, String)> {
+    let path = zone.home(i).join("secrets/zone-secret");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let file: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let one = |v: &Value| (v["epoch"].as_u64().unwrap(), v["secret"].as_str().unwrap().to_owned());
+    match file["epochs"].as_array() {
+        Some(all) => all.iter().map(one).collect(),
+        None => vec![one(&file)],
+    }
+}
+
+/// Whether the zone has nothing to hand round.
+fn settled(zone: &Zone, i: usize) -> Option<()> {
+    (!zone.ok(i, &["status"]).contains("a node that knew the zone's secret was removed")).then_some(())
+}
+
+fn backup(zone: &Zone, i: usize, source: &Path) {
+    let made = zone.json(i, &["backup", source.to_str().unwrap(), "--shared", "--copies", "1"]);
+    assert_eq!(made["complete"].as_bool(), Some(true), "{made}");
+}
+
+fn restores(zone: &Zone, i: usize, checkpoint: &str, to: &str, source: &Path) {
+    zone.ok(i, &["restore", checkpoint, "--to", zone.path(to).to_str().unwrap()]);
+    same(source, &zone.path(to).join(source.strip_prefix("/").unwrap()));
+}
+
+#[test]
+fn who_is_removed_knows_nothing_of_what_comes_after() {
+    let mut zone = three();
+    let source = zone.path("source");
+    fill(&source, 1);
+    backup(&zone, 0, &source);
+    let first = secrets(&zone, 0);
+    assert_eq!((first.len(), first[0].0), (1, 1));
+    let removed = zone.home(2).join("secrets/zone-secret");
+    let known_to_it = fs::read(&removed).unwrap();
+
+    // One of the two that stay is away: the new secret waits for a majority.
+    zone.kill(2);
+    let said = zone.run(0, &["node", "remove", "third"]);
+    assert!(text(&said).contains("a new secret"), "{}", text(&said));
+    until("the new one is used", || settled(&zone, 0));
+    until("both have it", || (secrets(&zone, 0).len() == 2 && secrets(&zone, 1).len() == 2).then_some(()));
+    let now = secrets(&zone, 0);
+    assert_eq!(now, secrets(&zone, 1), "all know the same");
+    assert_eq!(now[0], first[0], "what was stored stays readable");
+    assert_ne!(now[1].1, first[0].1);
+    assert_eq!(fs::read(&removed).unwrap(), known_to_it, "who was removed is told nothing");
+    // It rises again with all it knew: nobody tells it the new one.
+    let mut risen = zone.command(2, &["up", "--listen", "127.0.0.1:0"]).spawn().unwrap();
+
+    // What is sealed from now on needs it, on every node, also after it starts anew.
+    fill(&source, 2);
+    backup(&zone, 1, &source);
+    zone.kill(1);
+    zone.start(1);
+    for i in [0, 1] {
+        restores(&zone, i, "latest", &format!("out{i}"), &source);
+    }
+    let check = zone.run(1, &["check", "--read-data"]);
+    assert!(check.status.success(), "{}", text(&check));
+    risen.kill().unwrap();
+    risen.wait().unwrap();
+    assert_eq!(fs::read(&removed).unwrap(), known_to_it);
+
+    // Who joins is told all of them.
+    fs::remove_dir_all(zone.home(2)).unwrap();
+    zone.join(2, "fourth");
+    assert_eq!(secrets(&zone, 2), now);
+    restores(&zone, 2, "latest", "out-of-the-fourth", &source);
+
+    // One that is away while another goes gets the new one when it is back.
+    until("three votes", || (zone.voters(0) == 3).then_some(()));
+    zone.join(3, "fifth");
+    zone.kill(1);
+    zone.ok(0, &["node", "remove", "fifth"]);
+    zone.kill(3);
+    until("two of three have it", || settled(&zone, 0));
+    assert_eq!(secrets(&zone, 1).len(), 2);
+    fill(&source, 3);
+    backup(&zone, 0, &source);
+    zone.start(1);
+    until("the third has it", || (secrets(&zone, 1) == secrets(&zone, 0)).then_some(()));
+    assert_eq!(secrets(&zone, 1).len(), 3);
+    restores(&zone, 1, "latest", "out-of-the-second", &source);
+}
+
+#[test]
+fn commands_around_a_source_run_where_it_is_read_and_only_where_they_are_allowed() {
+    let mut zone = three();
+    let (source, log) = (zone.path("source"), zone.path("log"));
+    fill(&source, 1);
+    let path = source.to_str().unwrap();
+    let (before, after) =
+        (format!("echo before >> {}", log.display()), format!("echo after $ZONEWARD_OUTCOME >> {}", log.display()));
+    // Set on the second node: no other node runs them.
+    zone.ok(1, &["source", "add", path, "--shared", "--copies", "1", "--before", &before, "--after", &after]);
+    zone.kill(1);
+    let refused = zone.run(0, &["backup"]);
+    assert!(!refused.status.success(), "{}", text(&refused));
+    assert!(text(&refused).contains("ZW-1412"), "{}", text(&refused));
+    assert!(!log.exists(), "nothing ran");
+    // A person on the first allows them there.
+    zone.ok(0, &["source", "allow", path]);
+    let made = zone.json(0, &["backup"]);
+    assert_eq!(made["complete"].as_bool(), Some(true), "{made}");
+    assert_eq!(fs::read_to_string(&log).unwrap(), "before\nafter read\n");
+    restores(&zone, 2, "latest", "out", &source);
+    // A command that fails is told, whoever ran it, and what is stored stays.
+    zone.start(1);
+    zone.ok(0, &["source", "set", path, "--before", "echo locked >&2; exit 5"]);
+    let failed = zone.run(2, &["backup"]);
+    assert!(!failed.status.success(), "{}", text(&failed));
+    assert!(text(&failed).contains("ZW-1410") || text(&failed).contains("ZW-1412"), "{}", text(&failed));
+    restores(&zone, 2, "1", "out-again", &source);
+}
+
+#[test]
+fn a_dfs_name_lies_elsewhere_on_each_node_and_any_of_them_goes_on() {
+    let mut zone = three();
+    let share = zone.path("share");
+    fill(&share.join("photos"), 1);
+    // The same share, mounted in another place on each node.
+    let mounts: Vec<_> = (0..3).map(|i| zone.path(&format!("mnt{i}"))).collect();
+    for (i, at) in mounts.iter().enumerate() {
+        std::os::unix::fs::symlink(&share, at).unwrap();
+        let node = zone.nodes(i).iter().find(|n| n["this"] == true).map(|n| n["name"].clone());
+        let name = node.unwrap_or_else(|| panic!("which node is this? {:?}", zone.nodes(i)));
+        zone.ok(0, &["dfs", "map", "dfs://media", at.to_str().unwrap(), "--node", name.as_str().unwrap()]);
+    }
+    zone.ok(0, &["source", "add", "dfs://media/photos", "--copies", "1"]);
+    let made = zone.json(0, &["backup"]);
+    assert_eq!((made["complete"].as_bool(), made["sources"][0]["files"].as_u64()), (Some(true), Some(40)), "{made}");
+    // Each node in its turn is the only one that has the share mounted.
+    for reads in 0..3 {
+        for (i, at) in mounts.iter().enumerate() {
+            let _ = fs::remove_file(at);
+            if i == reads {
+                std::os::unix::fs::symlink(&share, at).unwrap();
+            }
+        }
+        fs::write(share.join("photos/new"), format!("for node {reads}")).unwrap();
+        let listed = |zone: &Zone| {
+            let all = zone.json(reads, &["checkpoints"])["checkpoints"].as_array().unwrap().len();
+            let text = zone.run(reads, &["cat", "latest", "dfs://media/photos/new"]);
+            (all, String::from_utf8_lossy(&text.stdout).into_owned())
+        };
+        until("a node that has it reads it", || {
+            let _ = zone.run((reads + 1) % 3, &["backup"]);
+            (listed(&zone).1 == format!("for node {reads}")).then_some(())
+        });
+    }
+    let to = zone.path("out");
+    zone.ok(1, &["restore", "latest", "dfs://media/photos", "--to", to.to_str().unwrap()]);
+    same(&share.join("photos"), &to.join("dfs:/media/photos"));
+    // The one that has it dies: the task says for whom it waits.
+    zone.kill(2);
+    let o = zone.run(0, &["backup"]);
+    assert!(!o.status.success(), "{}", text(&o));
+}
