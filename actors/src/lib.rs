@@ -24,6 +24,7 @@ pub mod ground;
 pub mod home;
 pub mod init;
 pub mod join;
+pub mod keyfile;
 mod mint;
 pub mod mount;
 pub mod node;

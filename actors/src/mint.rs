@@ -82,7 +82,7 @@ pub(crate) fn resume_copy(zone: &Zone, known: &zoneward_consensus::model::Copy) 
     header.check_commitment(&dek).map_err(|_| bad("the key of a copy"))?;
     let keys = RecordKeys::derive(&dek, &header);
     let t = zone.target(known.target).ok_or_else(|| ZoneError::NoTarget("it is not reachable".into()))?;
-    let incoming = t.open(known.alias, known.id)?;
+    let incoming = t.open_in_turn(known.alias, known.id, zone.turn())?;
     // What a target cannot hold across an interruption is sent again: the same bytes.
     let held = if t.capabilities().resume { incoming.offset() } else { 0 };
     Ok((Minted { copy: known.id, header, keys, out: TargetOut::new(incoming, zone.pace().clone()) }, held))
@@ -117,7 +117,7 @@ pub(crate) fn mint_copy(
     fsx::point("open-copy:after");
     let keys = RecordKeys::derive(&dek, &header);
     let t = zone.target(target).ok_or_else(|| ZoneError::NoTarget("it is not reachable".into()))?;
-    let out = TargetOut::new(t.open(alias, copy)?, zone.pace().clone());
+    let out = TargetOut::new(t.open_in_turn(alias, copy, zone.turn())?, zone.pace().clone());
     Ok(Minted { copy, header, keys, out })
 }
 

@@ -167,7 +167,7 @@ impl Node {
     pub fn zone(self: &Arc<Self>, epoch: Option<u64>) -> Result<Zone, ZoneError> {
         let targets = lock(&self.reach).open.clone();
         let parts = self.parts.as_ref().ok_or(ZoneError::Witness)?;
-        Ok(parts.handle(self.clone(), epoch, targets))
+        parts.handle(self.clone(), epoch, targets)
     }
 
     /// Whether this node can use a target now.

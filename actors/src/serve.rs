@@ -44,6 +44,7 @@ pub fn serve(node: &Arc<Node>) {
     services.serve(kind::REPORT, Arc::new(Report(Arc::downgrade(node))));
     services.serve(kind::MEMBERS, Arc::new(Members(Arc::downgrade(node))));
     services.serve(kind::READ, Arc::new(Read(Arc::downgrade(node))));
+    services.serve(kind::OWNER_KEY, Arc::new(crate::keyfile::Hand(Arc::downgrade(node))));
     services.serve(kind::SECRET, Arc::new(crate::secrets::Hand(Arc::downgrade(node))));
 }
 

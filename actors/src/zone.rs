@@ -135,6 +135,14 @@ impl Zone {
         matches!(self.truth, Truth::Shared { .. })
     }
 
+    /// The lease under which this handle works: its number rises with each holder.
+    pub(crate) fn turn(&self) -> Option<u64> {
+        match &self.truth {
+            Truth::Alone(_) => None,
+            Truth::Shared { epoch, .. } => *epoch,
+        }
+    }
+
     pub fn keys(&self) -> &Arc<ZoneKeys> {
         &self.keys
     }
@@ -274,6 +282,15 @@ pub(crate) fn open_credentials(keys: &ZoneKeys, target: TargetId, sealed: &str) 
     }
 }
 
+/// The owner's public keys, as the zone knows them now.
+fn owner_of(zone: &zoneward_consensus::model::Zone) -> Result<OwnerPublic, ZoneError> {
+    let bad_key = |what| ZoneError::State { what };
+    let spki = STANDARD.decode(&zone.owner_public).map_err(|_| bad_key("the owner's public key"))?;
+    let sign = STANDARD.decode(&zone.owner_sign_public).map_err(|_| bad_key("the owner's signing key"))?;
+    let sign: [u8; 32] = sign.try_into().map_err(|_| bad_key("the owner's signing key"))?;
+    OwnerPublic::new(&spki, sign).map_err(|_| bad_key("the owner's public key"))
+}
+
 /// What every handle on a zone shares.
 #[derive(Clone)]
 pub struct ZoneParts {
@@ -289,11 +306,8 @@ impl ZoneParts {
     /// Of a home whose zone is in this state.
     pub fn of(home: Arc<Home>, state: &State) -> Result<Self, ZoneError> {
         let zone = state.zone.as_ref().ok_or(ZoneError::Unfinished)?;
-        let bad_key = |what| ZoneError::State { what };
-        let spki = STANDARD.decode(&zone.owner_public).map_err(|_| bad_key("the owner's public key"))?;
-        let sign = STANDARD.decode(&zone.owner_sign_public).map_err(|_| bad_key("the owner's signing key"))?;
-        let sign: [u8; 32] = sign.try_into().map_err(|_| bad_key("the owner's signing key"))?;
-        let owner = OwnerPublic::new(&spki, sign).map_err(|_| bad_key("the owner's public key"))?;
+        let owner = owner_of(zone)?;
+        let sign = *owner.sign_public();
         let witness = |n: &zoneward_consensus::model::Node| n.standing == zoneward_consensus::model::Standing::Witness;
         let identity = NodeIdentity::load(&home.secrets(), &sign)?;
         if state.nodes.get(&identity.node()).is_some_and(witness) {
@@ -309,20 +323,30 @@ impl ZoneParts {
     }
 
     /// A handle that works under a lease, or under none, with these targets.
-    pub fn handle(&self, authority: Arc<dyn Authority>, epoch: Option<u64>, targets: Targets) -> Zone {
+    pub fn handle(
+        &self,
+        authority: Arc<dyn Authority>,
+        epoch: Option<u64>,
+        targets: Targets,
+    ) -> Result<Zone, ZoneError> {
         let state = authority.view();
-        Zone {
+        // The owner may have changed the keys since this node began.
+        let owner = match state.zone.as_ref().filter(|z| z.owner_fingerprint != self.owner.fingerprint()) {
+            Some(zone) => Arc::new(owner_of(zone)?),
+            None => self.owner.clone(),
+        };
+        Ok(Zone {
             home: self.home.clone(),
             truth: Truth::Shared { authority, state, epoch },
             left_behind: None,
             keys: self.keys.clone(),
             identity: self.identity.clone(),
-            owner: self.owner.clone(),
+            owner,
             pace: self.pace.clone(),
             targets,
             unreachable: Arc::default(),
             table: self.table.clone(),
-        }
+        })
     }
 
     /// The owner's public keys.

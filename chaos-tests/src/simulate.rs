@@ -14,7 +14,7 @@ const USAGE: &str =
   --seed S     only this seed
   --from S     the first of the seeds [default: 0]; seeds that once failed come before it
   --nodes N    3 to 7 nodes at the beginning [default: by the seed]
-  --minutes M  simulated minutes of trouble in each run [default: 10]
+  --minutes M  simulated minutes of trouble in each run [default: 10, in quiet zones 30]
   --cores C    so many runs at once [default: all cores]
   --twice      run every seed twice and compare [default: two of 40]
   --quiet      only the sums
@@ -28,7 +28,7 @@ struct Options {
     seed: Option<u64>,
     from: u64,
     nodes: Option<u64>,
-    minutes: u64,
+    minutes: Option<u64>,
     cores: usize,
     twice: bool,
     quiet: bool,
@@ -42,7 +42,7 @@ fn options(args: &[String]) -> Result<Options> {
         seed: None,
         from: 0,
         nodes: None,
-        minutes: 10,
+        minutes: None,
         cores,
         twice: false,
         quiet: false,
@@ -56,7 +56,7 @@ fn options(args: &[String]) -> Result<Options> {
             "--seed" => o.seed = Some(number()?),
             "--from" => o.from = number()?,
             "--nodes" => o.nodes = Some(number()?).filter(|n| (3..=7).contains(n)),
-            "--minutes" => o.minutes = number()?.clamp(1, 600),
+            "--minutes" => o.minutes = Some(number()?.clamp(1, 600)),
             "--cores" => o.cores = number()?.clamp(1, 64) as usize,
             "--twice" => o.twice = true,
             "--quiet" => o.quiet = true,
@@ -106,7 +106,8 @@ fn core(o: &Options, next: &AtomicU64, enough: &AtomicBool, sums: &Mutex<Sums>) 
             None if o.from == 0 => nth - known,
             None => o.from + nth,
         };
-        let plan = Plan { nodes: o.nodes, minutes: o.minutes, ..Plan::of(seed) };
+        let plan = Plan::of(seed);
+        let plan = Plan { nodes: o.nodes, minutes: o.minutes.unwrap_or(plan.minutes), ..plan };
         let begun = Instant::now();
         let mut report = simulate(plan);
         let took = begun.elapsed();

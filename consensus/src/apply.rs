@@ -150,6 +150,16 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::StartNode { incarnation, version } => nodes::start(c, *incarnation, version),
         Command::SetNode { node, name, standing } => nodes::set(c, *node, name.as_deref(), *standing),
         Command::RemoveNode { node } => nodes::remove(c, *node),
+        Command::SetOwnerFile { before, now } => {
+            let zone = c.state.zone.as_mut().ok_or(Refusal::NoZone)?;
+            // The newest is the last, and each is there once.
+            zone.owner_files.retain(|f| f != now && f != before);
+            zone.owner_files.extend([*before, *now]);
+            let over = zone.owner_files.len().saturating_sub(crate::limits::OWNER_FILES_MAX);
+            zone.owner_files.drain(..over);
+            c.rows.insert(Row::Zone);
+            Ok(())
+        }
         Command::OfferSecret { epoch, check } => secrets::offer(c, *epoch, *check),
         Command::HoldSecret { epoch, check } => secrets::hold(c, *epoch, *check),
         Command::OpenInvite { token, expires_ms, witness, name } => {
@@ -303,6 +313,7 @@ fn create_zone(c: &mut Change<'_>, command: &Command) -> Applied {
         secret_check: None,
         secret_stale: false,
         secret_next: None,
+        owner_files: Vec::new(),
         generation: 0,
         credit_ms: 0,
         owner_words: 0,

@@ -42,21 +42,24 @@ pub struct Me<'a> {
 
 /// Work of this kind for this node, to be claimed together.
 pub fn choose(kind: Kind, state: &State, me: &Me<'_>, now_ms: u64) -> Vec<Work> {
+    let plan = if kind == Kind::Audit { Vec::new() } else { plan(state, now_ms) };
+    choose_of(kind, state, me, now_ms, &plan)
+}
+
+/// The same for kinds that come from the plan, which several may share.
+pub(crate) fn choose_of(kind: Kind, state: &State, me: &Me<'_>, now_ms: u64, plan: &[Work]) -> Vec<Work> {
     if state.nodes.get(&me.id).is_none_or(|n| n.standing != Standing::Member) {
         return Vec::new();
     }
-    if kind == Kind::Audit {
-        return audits(state, me, now_ms);
-    }
     let free = |w: &Work| state.lease_of(w).is_none() && w.target().is_none_or(|t| (me.reaches)(t));
-    let open = plan(state, now_ms).into_iter().filter(free);
+    let open = plan.iter().copied().filter(free);
     match kind {
         Kind::Pack => packs(state, me, open.filter(|w| matches!(w, Work::Pack { .. })).collect(), now_ms),
         Kind::Stage => stages(state, me, open),
         Kind::Upload => copies(state, me, open, false),
         Kind::Rebuild => copies(state, me, open, true),
         Kind::Publish => publishes(state, me, open),
-        Kind::Audit => Vec::new(),
+        Kind::Audit => audits(state, me, now_ms),
     }
 }
 

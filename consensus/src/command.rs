@@ -270,6 +270,11 @@ pub enum Command {
     RemoveNode {
         node: NodeId,
     },
+    /// The owner's sealed key file was replaced on the sender, and is to be on all nodes.
+    SetOwnerFile {
+        before: Digest,
+        now: Digest,
+    },
     /// The sender made the zone's next secret and holds it. Epochs only grow; some may be left out.
     OfferSecret {
         epoch: u32,

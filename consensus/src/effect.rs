@@ -124,6 +124,7 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
             .get(node)
             .is_some_and(|n| name.as_ref().is_none_or(|x| *x == n.name) && standing.is_none_or(|s| s == n.standing)),
         Command::RemoveNode { node } => !state.nodes.contains_key(node),
+        Command::SetOwnerFile { now, .. } => state.zone.as_ref().is_some_and(|z| z.owner_files.last() == Some(now)),
         Command::OfferSecret { epoch, check } | Command::HoldSecret { epoch, check } => {
             state.zone.as_ref().is_some_and(|z| {
                 let held = |n: &NextSecret| (n.epoch, n.check) == (*epoch, *check) && n.holders.contains(&node);

@@ -86,6 +86,8 @@ pub const STAGED_MAX: usize = 2;
 /// Bytes of an exported state.
 pub const EXPORT_LEN_MAX: u64 = 1 << 30;
 /// Bytes of a name that a person gives.
+/// Hashes of sealed key files that a zone remembers: a node that was away for more changes keeps what it has.
+pub const OWNER_FILES_MAX: usize = 64;
 pub const NAME_LEN_MAX: usize = 200;
 /// Copies of one sector that can be asked for.
 pub const COPIES_MAX: u8 = 3;

@@ -72,6 +72,9 @@ pub struct Zone {
     /// The next secret, until enough nodes hold it.
     #[serde(default)]
     pub secret_next: Option<NextSecret>,
+    /// Hashes of the owner's sealed key files that were in use, the newest last; empty until it is first changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owner_files: Vec<Digest>,
     /// How often the owner had to go on without a majority.
     #[serde(default)]
     pub generation: u32,

@@ -136,7 +136,7 @@ fn commands_around_a_source_run_where_it_is_read_and_only_where_they_are_allowed
     let failed = zone.run(2, &["backup"]);
     assert!(!failed.status.success(), "{}", text(&failed));
     assert!(text(&failed).contains("ZW-1410") || text(&failed).contains("ZW-1412"), "{}", text(&failed));
-    restores(&zone, 2, "1", "out-again", &source);
+    restores(&zone, 2, "2", "out-again", &source);
 }
 
 #[test]
@@ -181,4 +181,65 @@ fn a_dfs_name_lies_elsewhere_on_each_node_and_any_of_them_goes_on() {
     zone.kill(2);
     let o = zone.run(0, &["backup"]);
     assert!(!o.status.success(), "{}", text(&o));
+}
+
+#[test]
+fn keys_that_are_changed_on_one_node_are_the_same_on_all() {
+    let mut zone = three();
+    let source = zone.path("source");
+    fill(&source, 1);
+    backup(&zone, 0, &source);
+    let file = |zone: &Zone, i: usize| fs::read(zone.home(i).join("owner-key.json")).unwrap();
+    let first = file(&zone, 0);
+    assert_eq!(first, file(&zone, 1));
+    // One is away meanwhile.
+    zone.kill(2);
+    let changed =
+        zone.command(0, &["key", "passphrase"]).env("ZONEWARD_NEW_PASSPHRASE", "another one").output().unwrap();
+    assert!(changed.status.success(), "{}", text(&changed));
+    until("the other node has it", || (file(&zone, 1) == file(&zone, 0)).then_some(()));
+    assert_ne!(file(&zone, 0), first);
+    let fingerprint =
+        |zone: &Zone, i: usize| zone.json(i, &["status"])["owner_fingerprint"].as_str().unwrap().to_owned();
+    let before = fingerprint(&zone, 1);
+    let rotate = ["key", "rotate", "--kit", "kit.html"];
+    let o = zone.command(1, &rotate).env("ZONEWARD_PASSPHRASE", "another one").output().unwrap();
+    assert!(o.status.success(), "{}", text(&o));
+    until("the first has it", || (file(&zone, 1) == file(&zone, 0)).then_some(()));
+    zone.start(2);
+    until("so has the one that was away", || (file(&zone, 2) == file(&zone, 0)).then_some(()));
+    until("all know the new key", || (0..3).all(|i| fingerprint(&zone, i) != before).then_some(()));
+    // What any of them packs from now on is for the new key: each has a source that only it reads.
+    let known = sectors(&zone.path("target"));
+    for i in 0..3 {
+        let own = zone.path(&format!("only{i}"));
+        fill(&own, 10 + i as u8);
+        zone.ok(i, &["source", "add", own.to_str().unwrap(), "--copies", "1"]);
+    }
+    let made = zone.json(0, &["backup"]);
+    assert_eq!(made["complete"].as_bool(), Some(true), "{made}");
+    let new: Vec<_> = sectors(&zone.path("target")).into_iter().filter(|p| !known.contains(p)).collect();
+    assert!(new.len() >= 4, "{new:?}");
+    let owner: Vec<u8> = {
+        let hex = fingerprint(&zone, 2);
+        (0..32).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect()
+    };
+    for sector in new {
+        let header = fs::read(&sector).unwrap();
+        assert!(header[56..88] == owner, "{} was sealed for the key before", sector.display());
+    }
+}
+
+/// Sealed sectors on a target.
+fn sectors(target: &Path) -> Vec<std::path::PathBuf> {
+    let mut all = Vec::new();
+    for e in fs::read_dir(target).unwrap() {
+        let path = e.unwrap().path();
+        if path.is_dir() {
+            all.extend(sectors(&path));
+        } else if path.extension().is_some_and(|x| x == "zws") {
+            all.push(path);
+        }
+    }
+    all
 }

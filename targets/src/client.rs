@@ -25,8 +25,8 @@ use crate::credentials::Credentials;
 use crate::errors::{Op, TargetError};
 use crate::limits::{ANSWER_LEN_MAX, PAGE_LEN, REQUEST_TIME};
 use crate::protocol::{
-    Answer, Begun, Challenge, Code, Document, Page, Problem, ROOT, Removed, RemovedList, ScrubReport, VERSION, WRITER,
-    Zones,
+    Answer, Begun, Challenge, Code, Document, Page, Problem, ROOT, Removed, RemovedList, ScrubReport, TURN, VERSION,
+    WRITER, Zones,
 };
 use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target, object_fits};
 use crate::url::ServerUrl;
@@ -295,7 +295,16 @@ impl Target for ServerTarget {
     }
 
     fn open(&self, alias: ZoneAlias, copy: CopyId) -> Result<Box<dyn Incoming>, TargetError> {
-        Ok(Box::new(ServerIncoming::begin(&self.shared, alias, copy)?))
+        self.open_in_turn(alias, copy, None)
+    }
+
+    fn open_in_turn(
+        &self,
+        alias: ZoneAlias,
+        copy: CopyId,
+        turn: Option<u64>,
+    ) -> Result<Box<dyn Incoming>, TargetError> {
+        Ok(Box::new(ServerIncoming::begin(&self.shared, alias, copy, turn)?))
     }
 
     fn discard_incoming(&self, alias: ZoneAlias, copy: CopyId) -> Result<(), TargetError> {

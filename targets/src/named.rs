@@ -44,6 +44,15 @@ impl Target for Named<dyn Target> {
         Ok(self.with(self.say(self.inner.open(alias, copy))?))
     }
 
+    fn open_in_turn(
+        &self,
+        alias: ZoneAlias,
+        copy: CopyId,
+        turn: Option<u64>,
+    ) -> Result<Box<dyn Incoming>, TargetError> {
+        Ok(self.with(self.say(self.inner.open_in_turn(alias, copy, turn))?))
+    }
+
     fn discard_incoming(&self, alias: ZoneAlias, copy: CopyId) -> Result<(), TargetError> {
         self.say(self.inner.discard_incoming(alias, copy))
     }

@@ -20,6 +20,8 @@ pub(crate) const UPLOAD_LIMIT: &str = "upload-limit";
 pub(crate) const PARTIAL_UPLOAD: &str = "application/partial-upload";
 /// 32 hex digits that a writer chose: it alone appends to the sector while its hold lasts.
 pub(crate) const WRITER: &str = "zoneward-writer";
+/// A number that rises with each writer whom the zone gives a sector to: a later one need not wait for an earlier one.
+pub(crate) const TURN: &str = "zoneward-turn";
 pub(crate) const PROBLEM: &str = "application/problem+json";
 
 /// What a target server tells of itself and of the account that asks.

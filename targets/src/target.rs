@@ -75,6 +75,18 @@ pub trait Target: Send + Sync {
     /// same length then changes nothing.
     fn open(&self, alias: ZoneAlias, copy: CopyId) -> Result<Box<dyn Incoming>, TargetError>;
 
+    /// The same for a writer whose turn it is: the number rises with each, and where a target can tell that an earlier one
+    /// holds the sector, it has lost it.
+    fn open_in_turn(
+        &self,
+        alias: ZoneAlias,
+        copy: CopyId,
+        turn: Option<u64>,
+    ) -> Result<Box<dyn Incoming>, TargetError> {
+        let _ = turn;
+        self.open(alias, copy)
+    }
+
     /// Throws away what was begun and not sealed. Nothing there is fine; a live writer is [`TargetError::Busy`].
     fn discard_incoming(&self, alias: ZoneAlias, copy: CopyId) -> Result<(), TargetError>;
 

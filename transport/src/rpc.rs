@@ -38,6 +38,8 @@ pub mod kind {
     pub const READ: u16 = 6;
     /// A zone secret, for a node that keeps data.
     pub const SECRET: u16 = 7;
+    /// The owner's sealed keys, for a node that keeps data.
+    pub const OWNER_KEY: u16 = 8;
 }
 
 /// A future in a box, as the traits here return it.

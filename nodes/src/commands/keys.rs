@@ -88,6 +88,9 @@ fn passphrase_on_targets(zone: &Zone) -> bool {
 fn replace(zone: &mut Zone, file: &OwnerKeyFile) -> Result<(), Failure> {
     let with_passphrase = passphrase_on_targets(zone);
     let path = zone.home.owner_key();
+    // First the zone hears that the old one is old: whatever happens, no node puts it back.
+    let before = fsx::read_limited(&path, 1 << 16).unwrap_or_default();
+    zone.propose(zoneward_actors::keyfile::replaced(&before, &file.to_bytes()))?;
     fsx::write_durably(&path, &file.to_bytes(), 0o600).map_err(|e| {
         Failure::new(1110, exit::FAILED, format!("{} cannot be written; the old one is still there", path.display()))
             .why(e.to_string())

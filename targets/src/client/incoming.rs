@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use zoneward_sectors::ids::{CopyId, ZoneAlias};
 
 use super::link::{Ask, Got, Link, LinkError, start};
-use super::{Shared, WRITER, writer_id};
+use super::{Shared, TURN, WRITER, writer_id};
 use crate::errors::{Op, TargetError};
 use crate::limits::{APPEND_LEN_MAX, LINK_TRIES, REQUEST_TIME, SECTOR_LEN_MAX, TRY_PAUSE, TURN_TIME, WRITER_HOLD};
 use crate::protocol::{PARTIAL_UPLOAD, ROOT, UPLOAD_COMPLETE, UPLOAD_OFFSET};
@@ -43,6 +43,7 @@ struct Way {
     path: String,
     what: String,
     writer: String,
+    turn: Option<u64>,
 }
 
 /// What was written and is not acknowledged yet.
@@ -72,7 +73,10 @@ impl Way {
     /// Begins the sector or takes it up again; answers what the server holds. Safe to ask twice: the server knows the
     /// writer again.
     async fn begin(&self, op: Op) -> Result<u64, TargetError> {
-        let ask = self.ask(Method::PUT).field(UPLOAD_COMPLETE, "?0");
+        let mut ask = self.ask(Method::PUT).field(UPLOAD_COMPLETE, "?0");
+        if let Some(turn) = self.turn {
+            ask = ask.field(TURN, turn.to_string());
+        }
         let got = self.link().exchange(ask).await.map_err(|e| e.named(op, &self.what))?;
         if !got.status.is_success() {
             return Err(got.refusal(op, &self.what));
@@ -147,12 +151,13 @@ impl Way {
 }
 
 impl ServerIncoming {
-    pub fn begin(shared: &Arc<Shared>, alias: ZoneAlias, copy: CopyId) -> Result<Self, TargetError> {
+    pub fn begin(shared: &Arc<Shared>, alias: ZoneAlias, copy: CopyId, turn: Option<u64>) -> Result<Self, TargetError> {
         let way = Way {
             shared: shared.clone(),
             path: format!("{ROOT}/zones/{alias}/incoming/{copy}"),
             what: format!("incoming sector {copy}"),
             writer: writer_id(),
+            turn,
         };
         let offset = wait(&way, {
             let way = way.clone();

@@ -126,6 +126,30 @@ fn a_writer_that_says_nothing_loses_its_hold_only_to_another_one() {
     assert_eq!(&back, b"firstsecondother");
 }
 
+#[test]
+fn a_later_turn_need_not_wait_for_a_writer_that_is_dead() {
+    let home = Home::new();
+    let target = home.open(&home.account("ann")).unwrap();
+    let (alias, copy) = (ZoneAlias::random(), CopyId::random());
+    let writer = target.open_in_turn(alias, copy, Some(7)).unwrap();
+    writer.write_at(0, b"first").unwrap();
+    for turn in [None, Some(0), Some(6), Some(7)] {
+        assert!(matches!(err(target.open_in_turn(alias, copy, turn)), TargetError::Busy { .. }), "{turn:?}");
+    }
+    // Its process is dead: it neither sends nor lets go.
+    std::mem::forget(writer);
+    let other = target.open_in_turn(alias, copy, Some(8)).unwrap();
+    let held = other.offset() as usize;
+    assert!(held <= 5);
+    other.write_at(held as u64, &b"first, second"[held..]).unwrap();
+    assert!(matches!(err(target.open_in_turn(alias, copy, Some(7))), TargetError::Busy { .. }));
+    other.seal(13).unwrap();
+    // One that has no number is taken over by nobody.
+    let copy = CopyId::random();
+    let _plain = target.open(alias, copy).unwrap();
+    assert!(matches!(err(target.open_in_turn(alias, copy, Some(9))), TargetError::Busy { .. }));
+}
+
 /// A reader of 1000 bytes at a liar, who answers ranges as `lie` says.
 fn read_from(lie: impl Fn(&Asked) -> Vec<Part> + Send + Sync + 'static, timing: Timing) -> TargetError {
     let liar = Liar::start(move |asked| match (asked.method.as_str(), asked.path.contains("/sectors/")) {

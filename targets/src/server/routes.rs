@@ -19,8 +19,8 @@ use super::{Server, failed_thread};
 use crate::errors::TargetError;
 use crate::limits::{APPEND_LEN_MAX, ASK_LEN_MAX, DISK_RESERVE, OBJECT_LEN_MAX, PAGE_LEN, SECTOR_LEN_MAX, WRITER_HOLD};
 use crate::protocol::{
-    Answer, Begun, Challenge, Code, Document, PARTIAL_UPLOAD, Page, ROOT, Removed, RemovedList, Role, UPLOAD_COMPLETE,
-    UPLOAD_LIMIT, UPLOAD_OFFSET, VERSION, WRITER, Zones,
+    Answer, Begun, Challenge, Code, Document, PARTIAL_UPLOAD, Page, ROOT, Removed, RemovedList, Role, TURN,
+    UPLOAD_COMPLETE, UPLOAD_LIMIT, UPLOAD_OFFSET, VERSION, WRITER, Zones,
 };
 use crate::target::{ObjectName, Target};
 
@@ -241,9 +241,10 @@ async fn incoming(server: Shared, req: HttpRequest) -> Reply {
 async fn begin(server: Shared, req: HttpRequest) -> Reply {
     let who = server.who(&req, Some(Role::Writer))?;
     let (key, writer) = (key(&req)?, writer(&req)?);
+    let turn = if req.headers().contains_key(TURN) { Some(number(&req, TURN)?) } else { None };
     let name = who.name.clone();
     on_disk(&server, move |s| s.places.claim(&s.target, &who, key.0)).await?;
-    let offset = server.clone().into_inner().begin(key, &name, &writer).await?;
+    let offset = server.clone().into_inner().begin(key, &name, &writer, turn).await?;
     Ok(HttpResponse::Created()
         .insert_header((UPLOAD_OFFSET, offset.to_string()))
         .insert_header((UPLOAD_COMPLETE, "?0"))

@@ -1,7 +1,8 @@
 //! Sectors in writers' hands: one writer each, who appends until the seal.
 //!
 //! A writer holds a sector under an id that it chose, so that it can ask twice. Its hold lasts for
-//! [`WRITER_HOLD`] after its last sign of life; then another writer may take over, at the byte that was acknowledged. Bytes are
+//! [`WRITER_HOLD`] after its last sign of life; then another writer may take over, at the byte that was acknowledged. One of a
+//! later turn need not wait: the zone gave it the sector because the earlier one is not heard any more. Bytes are
 //! written in order, so whatever interrupts the server, the length of the file is what it holds.
 
 use std::collections::HashMap;
@@ -75,6 +76,7 @@ pub(crate) type Slot = Arc<tokio::sync::Mutex<Option<Sink>>>;
 
 struct Held {
     writer: String,
+    turn: Option<u64>,
     account: String,
     seen: Instant,
     slot: Slot,
@@ -104,8 +106,8 @@ impl Uploads {
         self.map().retain(|_, held| held.seen.elapsed() < WRITER_HOLD || held.slot.try_lock().is_err());
     }
 
-    /// Makes `writer` the holder, if no other one lives.
-    fn hold(&self, key: Key, account: &str, writer: &str) -> Result<Slot, Refusal> {
+    /// Makes `writer` the holder, if no other one lives whose turn is not over.
+    fn hold(&self, key: Key, account: &str, writer: &str, turn: Option<u64>) -> Result<Slot, Refusal> {
         let full = {
             let map = self.map();
             !map.contains_key(&key)
@@ -121,7 +123,9 @@ impl Uploads {
                 held.seen = Instant::now();
                 return Ok(held.slot.clone());
             }
-            if held.seen.elapsed() < WRITER_HOLD || held.slot.try_lock().is_err() {
+            let over = turn.is_some_and(|now| held.turn.is_some_and(|then| then < now));
+            // What is being written at this moment is written to its end first.
+            if (!over && held.seen.elapsed() < WRITER_HOLD) || held.slot.try_lock().is_err() {
                 return Err(busy());
             }
             // The file closes with its slot, and the new writer can open it.
@@ -132,9 +136,8 @@ impl Uploads {
             return Err(Refusal::new(Code::Busy, "too many sectors are being written"));
         }
         let slot = Slot::default();
-        let held =
-            Held { writer: writer.to_owned(), account: account.to_owned(), seen: Instant::now(), slot: slot.clone() };
-        map.insert(key, held);
+        let (writer, account) = (writer.to_owned(), account.to_owned());
+        map.insert(key, Held { writer, turn, account, seen: Instant::now(), slot: slot.clone() });
         Ok(slot)
     }
 
@@ -189,8 +192,14 @@ pub(crate) async fn filled(server: &Arc<Server>, key: Key, sink: &mut Option<Sin
 
 impl Server {
     /// Begins a sector, or goes on with it.
-    pub(crate) async fn begin(self: &Arc<Self>, key: Key, account: &str, writer: &str) -> Result<u64, Refusal> {
-        let slot = self.uploads.hold(key, account, writer)?;
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        key: Key,
+        account: &str,
+        writer: &str,
+        turn: Option<u64>,
+    ) -> Result<u64, Refusal> {
+        let slot = self.uploads.hold(key, account, writer, turn)?;
         let mut sink = slot.lock().await;
         let filled = filled(self, key, &mut sink).await;
         if filled.is_err() {

@@ -45,11 +45,11 @@ impl World {
     /// What operators do at this moment.
     pub async fn operate(&mut self) {
         // At each look: a checkpoint every 20 to 80 s if none runs, a change of members about every 40 s.
-        if self.net().roll(400 * self.calm()) == 0 {
+        if self.net().roll(400 * self.calm.idle()) == 0 {
             self.checkpoint();
         }
         match std::mem::take(&mut self.change) {
-            Change::None if self.net().roll(800) == 0 => self.begin_change().await,
+            Change::None if self.net().roll(800 * self.calm.rare()) == 0 => self.begin_change().await,
             Change::In(task) if !task.is_finished() => self.change = Change::In(task),
             Change::Out(id, task) if !task.is_finished() => self.change = Change::Out(id, task),
             Change::Out(id, _) => {

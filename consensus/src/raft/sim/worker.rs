@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::steps;
 use super::voice::{Lost, Voice};
-use crate::choose::{Kind, Me, choose};
+use crate::choose::{Kind, Me, choose_of};
 use crate::command::Command;
 use crate::decide::{Act, Facts, decide};
 use crate::model::{Lease, Standing, State};
@@ -38,7 +38,7 @@ const CREDIT_SPEED: u64 = 20_000;
 /// Says how much time passed.
 async fn credit(voice: Voice) {
     loop {
-        voice.pause(4_000 * voice.calm, 12_000 * voice.calm).await;
+        voice.pause(8_000 * voice.calm.min(4), 24_000 * voice.calm.min(4)).await;
         let credit_ms = voice.begun.elapsed().as_millis() as u64 * CREDIT_SPEED;
         if voice.state().nodes.get(&voice.me()).is_some_and(|n| n.credit_ms < credit_ms) {
             let _ = voice.say(&Command::Credit { credit_ms }).await;
@@ -99,7 +99,9 @@ fn next(voice: &Voice, kinds: &[Kind]) -> Vec<Work> {
     }
     let reaches = |t| state.targets.get(&t).is_some_and(|t| t.reached_by.contains(&voice.me()));
     let me = Me { id: voice.me(), reaches: &reaches, leads: voice.node.role() == Role::Leader };
-    let mut chosen = kinds.iter().map(|kind| choose(*kind, &state, &me, voice.now_ms()));
+    let now_ms = voice.now_ms();
+    let plan = plan(&state, now_ms);
+    let mut chosen = kinds.iter().map(|kind| choose_of(*kind, &state, &me, now_ms, &plan));
     chosen.find(|work| !work.is_empty()).unwrap_or_default()
 }
 
