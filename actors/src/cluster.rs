@@ -263,6 +263,14 @@ impl Cluster {
         self.parts.consensus.last_leader()
     }
 
+    /// How long ago this node last heard a leader, which may be itself; `None` if it never did. What it shows is at most so old.
+    pub fn heard(&self) -> Option<Duration> {
+        match self.metrics().role == zoneward_consensus::raft::Role::Leader && self.takes_part() {
+            true => Some(Duration::ZERO),
+            false => self.last_leader().map(|(_, age)| age),
+        }
+    }
+
     /// For how long another node has not answered this one as its leader; `None` if it never did.
     pub fn silence(&self, node: NodeId) -> Option<Duration> {
         self.parts.consensus.silence(node)

@@ -25,6 +25,7 @@ use zoneward_consensus::quorum;
 use zoneward_consensus::store::{Store, taken_over};
 use zoneward_sectors::crypto::{Secret32, Signer, sha256};
 use zoneward_sectors::fsx;
+use zoneward_sectors::headcode::HeadCode;
 use zoneward_sectors::header::Header;
 use zoneward_sectors::ids::{CopyId, Digest, NodeId, SectorId, TargetId, ZoneAlias};
 use zoneward_sectors::keyfile::OwnerKeyFile;
@@ -126,6 +127,14 @@ pub struct Found {
     pub notes: Vec<Note>,
     head_text: Option<String>,
     secret: ZoneSecrets,
+}
+
+impl Found {
+    /// The head, as a person may have written it down.
+    pub fn head_code(&self) -> Option<HeadCode> {
+        let (head, text) = (self.head.as_ref()?, self.head_text.as_ref()?);
+        Some(HeadCode::of(head.n, &sha256(&[text.as_bytes()])))
+    }
 }
 
 impl std::fmt::Debug for Found {

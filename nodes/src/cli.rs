@@ -324,6 +324,9 @@ pub struct RecoverArgs {
     /// What this node is called [default: the machine's name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+    /// The newest head that you know of, as `zoneward status` showed it: an older state, or another history, is refused
+    #[arg(long, value_name = "CODE")]
+    pub head: Option<String>,
     /// Take what this target shows, whatever others show
     #[arg(long)]
     pub only_this_target: bool,

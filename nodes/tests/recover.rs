@@ -125,6 +125,49 @@ fn one_target_and_the_words_bring_all_of_it_back() {
 }
 
 #[test]
+fn a_head_that_was_written_down_tells_an_older_state_and_another_history() {
+    let o = Owner::new();
+    let head = || {
+        let said: Value = serde_json::from_slice(&o.b.run(&["--json", "status"]).stdout).unwrap();
+        said["head"].as_str().unwrap().to_owned()
+    };
+    let first = head();
+    assert!(o.b.expect(0, &["status"]).contains(&first));
+    for target in ["one", "two"] {
+        copy(&o.b.path(target), &o.b.path(&format!("{target}-then")));
+    }
+    fs::write(o.b.path("src/b"), b"second").unwrap();
+    o.b.expect(0, &["backup"]);
+    let second = head();
+    assert_ne!(first, second);
+    o.lose();
+    // Both targets are set back.
+    for target in ["one", "two"] {
+        copy(&o.b.path(target), &o.b.path(&format!("{target}-now")));
+        copy(&o.b.path(&format!("{target}-then")), &o.b.path(target));
+    }
+    let recover = |code: i32, head: &str| o.recover(code, &["--target", "one", "--state-only", "--head", head]);
+    let said = recover(4, &second);
+    assert!(said.contains("ZW-1620") && said.contains("newer one"), "{said}");
+    assert!(!o.b.path("zone/zone.redb").exists());
+    let (n, words) = first.split_once('-').unwrap();
+    let last = words.rsplit('-').next().unwrap();
+    let other = format!("{n}-{}-{}", words.rsplit_once('-').unwrap().0, if last == "zoo" { "zone" } else { "zoo" });
+    assert!(recover(4, &other).contains("ZW-1617"));
+    assert!(recover(2, "12").contains("ZW-1619"));
+    // What is known, and what is newer than it, is brought back.
+    recover(0, &first.to_uppercase().replace('-', " "));
+    o.lose();
+    for target in ["one", "two"] {
+        copy(&o.b.path(&format!("{target}-now")), &o.b.path(target));
+    }
+    recover(0, &first);
+    o.lose();
+    recover(0, &second);
+    assert_eq!(o.checkpoints(), 2);
+}
+
+#[test]
 fn files_come_back_to_their_places_a_part_first() {
     let o = Owner::new();
     let (src, photos) = (tree(&o.b.path("src")), tree(&o.b.path("photos")));

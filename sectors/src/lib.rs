@@ -21,6 +21,7 @@ pub mod entry;
 pub mod frames;
 pub mod fsx;
 pub mod glob;
+pub mod headcode;
 pub mod header;
 pub mod ids;
 pub mod index;

@@ -156,9 +156,10 @@ pub fn planted(bug: Bug) -> Option<Caught> {
 /// Where to begin: mistakes that show seldom begin with a seed that is known to show them.
 fn first_seed(bug: Bug) -> u64 {
     match bug {
-        Bug::RemovedClaims => 12,
+        Bug::RemovedClaims => 38,
         Bug::WipedReturns => 2,
-        Bug::VoteForgotten | Bug::LeaseUnchecked | Bug::ReportUnfenced => 1,
+        Bug::ReportUnfenced => 28,
+        Bug::VoteForgotten | Bug::LeaseUnchecked => 1,
         _ => 0,
     }
 }

@@ -19,6 +19,8 @@ use super::rate::{BURST, PER_SECOND, Rate};
 use super::token::{self, Secret};
 use super::{HEADERS_LEN_MAX, Problem, Shared};
 
+/// Milliseconds since this node last knew that it was up to date with a leader.
+const HEARD: &str = "x-zoneward-heard-ms";
 /// The id of a request, in the answer and in every problem.
 const REQUEST_ID: &str = "x-request-id";
 
@@ -122,8 +124,13 @@ pub async fn front(
             (ServiceResponse::from_err(problem, req), None)
         }
     };
-    let res = finish(res, rate);
+    let mut res = finish(res, rate);
     if let Some(shared) = shared {
+        // An answer made from the state tells how old that may be.
+        let heard = shared.node.cluster.heard().filter(|_| res.headers().contains_key(super::reply::REVISION));
+        if let Some(value) = heard.and_then(|age| HeaderValue::from_str(&age.as_millis().to_string()).ok()) {
+            res.headers_mut().insert(HeaderName::from_static(HEARD), value);
+        }
         shared.times.count(route, &method, res.status().as_u16(), begun.elapsed());
     }
     Ok(res)

@@ -13,6 +13,7 @@ use zoneward_actors::recover::{
 use zoneward_actors::restore::RestoreRequest;
 use zoneward_actors::zone::Zone;
 use zoneward_sectors::fsx;
+use zoneward_sectors::headcode::HeadCode;
 use zoneward_sectors::ids::ZoneAlias;
 use zoneward_sectors::keyfile::{OwnerKeyFile, Words};
 use zoneward_sectors::owner::OwnerKeys;
@@ -171,6 +172,10 @@ fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(), 
     if dir.join("zone.redb").exists() {
         return Err(ZoneError::from(HomeError::Exists(dir.to_owned())).into());
     }
+    let known = a.head.as_deref().map(HeadCode::parse).transpose().map_err(|e| {
+        Failure::new(1619, exit::USAGE, e.to_string())
+            .help("leave --head out if the code is lost: then the newest state that any target shows is taken")
+    })?;
     let place = place(parse_url(url)?, a.credentials_file.as_deref())?;
     home_apart(dir, std::slice::from_ref(&place.url))?;
     let target = zoneward_targets::open(&place.url, None, place.credentials.as_ref()).map_err(ZoneError::from)?;
@@ -182,6 +187,9 @@ fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(), 
     let (alias, file, owner) = choose(&target.describe(), zones, a.key.as_deref(), &secret)?;
     let found = find(&target, alias, &owner, a.only_this_target).map_err(failed)?;
     tell_found(out, &found);
+    if let Some(known) = &known {
+        compare(known, &found)?;
+    }
     let name = a.node_name.clone().unwrap_or_else(host_name);
     take_over(dir, found, &owner, &file, (target.id(), &place), &name).map_err(failed)?;
     if !file.has_passphrase() {
@@ -190,6 +198,34 @@ fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(), 
     out.say(
         "devices of the old zone that still run must not be used any more: they would write as if nothing had happened",
     );
+    Ok(())
+}
+
+/// Whether what was found is what a person knows of, or newer.
+fn compare(known: &HeadCode, found: &Found) -> Result<(), Failure> {
+    let help = "nothing was brought back. Name another target, or leave --head out to take this state all the same";
+    let Some(code) = found.head_code() else {
+        return Err(Failure::new(
+            1620,
+            exit::REFUSED,
+            "no target shows a head that can be compared with the one you know",
+        )
+        .why(format!("you know of head {}", known.n))
+        .help(help));
+    };
+    if code.n < known.n {
+        let text = format!("the targets show head {}, and you know of a newer one: {}", code.n, known.n);
+        return Err(Failure::new(1620, exit::REFUSED, text).why("they are behind, or were set back").help(help));
+    }
+    if code.n == known.n && code != *known {
+        return Err(Failure::new(
+            1617,
+            exit::REFUSED,
+            format!("the targets show another head {} than the one you know", code.n),
+        )
+        .why("the code was mistyped, or somebody wrote another history of this zone")
+        .help(help));
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use zoneward_actors::zone::Zone;
 use zoneward_consensus::levels::{Level, Levels, levels};
 use zoneward_consensus::model::{CheckpointState, State, TaskState};
 use zoneward_consensus::secrets::keepers;
+use zoneward_sectors::headcode::HeadCode;
 
 use super::{node, open, schedule, serving};
 use crate::cli::Global;
@@ -155,6 +156,9 @@ fn lines(zone: &Zone, served: Option<&Status>, lang: Lang) -> Vec<String> {
         )),
         None => out.push("last checkpoint: none".into()),
     }
+    if let Some(code) = head_code(state) {
+        out.push(format!("head {code}  (kept elsewhere, it tells an older state from this one: recover --head)"));
+    }
     for (name, stands) in schedule::stands(state, served).into_iter().filter(|_| served.is_some()) {
         out.push(format!("schedule {name}: {}", schedule::text(&stands)));
     }
@@ -199,6 +203,11 @@ fn all_read(state: &State) -> Option<u64> {
     read.filter(|t| *t > 0)
 }
 
+/// The newest head, to be kept outside the zone.
+fn head_code(state: &State) -> Option<HeadCode> {
+    state.head.as_ref().map(|h| HeadCode::of(h.n, &h.payload_hash))
+}
+
 fn json(zone: &Zone, served: Option<&Status>) -> serde_json::Value {
     let state = zone.state();
     let last = state.complete().last().copied().map(|c| {
@@ -215,7 +224,7 @@ fn json(zone: &Zone, served: Option<&Status>) -> serde_json::Value {
         "sectors": state.sectors.values().filter(|s| s.is_sealed()).count(), "copies": copies,
         "reliability": words::json(Ladder::Reliability, &levels.reliability),
         "availability": words::json(Ladder::Availability, &levels.availability), "stored_bytes": stored_bytes, "all_read": all_read(state).map(utc_time), "concerns": concerns(zone, served),
-        "running": state.running().map(|c| c.seq), "daemon": served,
+        "head": head_code(state).map(|c| c.to_string()), "running": state.running().map(|c| c.seq), "daemon": served,
     })
 }
 

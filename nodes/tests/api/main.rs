@@ -215,7 +215,8 @@ fn from_a_source_to_a_finished_checkpoint() {
     let at = made.header("location").unwrap().to_owned();
     assert_eq!(d.get(&t, &at).ok(200), source);
     let revision = made.header("x-zoneward-revision").unwrap();
-    assert_eq!(d.get(&t, &format!("{at}?min_revision={revision}")).status, 200);
+    let read = d.get(&t, &format!("{at}?min_revision={revision}"));
+    assert_eq!((read.status, read.header("x-zoneward-heard-ms")), (200, Some("0")), "the leader itself");
 
     // The same key makes one checkpoint, however often it is sent.
     let key = [("Authorization", &*bearer(&t)), ("Idempotency-Key", "first")];
