@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
 use crate::reading::Reading;
+use crate::terms::Terms;
 use crate::work::Work;
 pub use queries::{NoSuchCheckpoint, default_copies};
 pub(crate) use zoneward_sectors::ids::{
@@ -233,6 +234,9 @@ pub struct Target {
     /// What opens it, sealed under the zone's secret; base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<String>,
+    /// What a person said of its price, its room, and until when it is paid for.
+    #[serde(default, skip_serializing_if = "Terms::is_empty")]
+    pub terms: Terms,
 }
 
 /// The head that a target shows.

@@ -21,8 +21,10 @@ pub fn of_source(s: &Source) -> Digest {
 }
 
 pub fn of_target(t: &Target) -> Digest {
-    let Target { id, name, url, domain, paused, leaving, credentials, .. } = t;
-    digest(&(id, name, url, domain, paused, leaving, credentials))
+    let Target { id, name, url, domain, paused, leaving, credentials, terms, .. } = t;
+    let settings = (id, name, url, domain, paused, leaving, credentials);
+    // As it was before there were terms, where there are none: entries of older releases are compared by it.
+    if terms.is_empty() { digest(&settings) } else { digest(&(settings, terms)) }
 }
 
 pub fn of_node(n: &Node) -> Digest {
@@ -67,6 +69,7 @@ pub fn before(state: &State, command: &Command) -> Option<Digest> {
         }
         Command::SetTarget { target, .. }
         | Command::SetCredentials { target, .. }
+        | Command::SetTerms { target, .. }
         | Command::EditTarget { target, .. }
         | Command::RemoveTarget { target, .. } => state.targets.get(target).map(of_target),
         Command::PutSchedule { name, .. } | Command::RemoveSchedule { name } => {

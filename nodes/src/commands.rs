@@ -17,6 +17,7 @@ pub(crate) mod schedule;
 mod sector;
 mod source;
 mod status;
+mod target_ls;
 mod target_serve;
 mod target_test;
 mod target_token;

@@ -15,6 +15,7 @@ mod passphrase;
 mod progress;
 mod seen;
 mod summary;
+mod terms;
 mod translate;
 pub mod units;
 pub mod words;

@@ -33,9 +33,13 @@ struct Serving {
 
 impl Serving {
     fn start(data: &Path, listen: &str) -> Serving {
+        Self::start_with(data, listen, &[])
+    }
+
+    fn start_with(data: &Path, listen: &str, more: &[&str]) -> Serving {
         let data = data.to_str().unwrap();
         let args = ["--json", "target", "serve", "--data", data, "--listen", listen, "--host", "127.0.0.1"];
-        let mut child = zoneward(&args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = zoneward(&[&args, more].concat()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let told: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -198,4 +202,52 @@ fn a_zone_lives_on_a_target_server() {
     fs::write(source.join("more"), b"more").unwrap();
     run(0, &["backup"]);
     run(0, &["check", "--read-data"]);
+}
+
+#[test]
+fn a_server_tells_its_price_its_quota_and_when_its_token_ends_until_a_person_says_otherwise() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().canonicalize().unwrap();
+    let (data, source) = (data_of(&root), dir.join("source"));
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a"), b"a").unwrap();
+    let key = dir.join("key");
+    let token = token(&data, &["--days", "10", "--quota", "3GiB"]);
+    fs::write(&key, serde_json::json!({"token": token}).to_string()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let serving = Serving::start_with(&data, "127.0.0.1:0", &["--price", "EUR 0.004"]);
+    let run = |args: &[&str]| {
+        let mut command = zoneward(args);
+        let o = command.env("ZONEWARD_HOME", dir.join("zone")).env("ZONEWARD_PASSPHRASE", "correct horse").output().unwrap();
+        assert!(o.status.success(), "{args:?}: {}", String::from_utf8_lossy(&o.stderr));
+        String::from_utf8(o.stdout).unwrap()
+    };
+    let first = || {
+        let all: serde_json::Value = serde_json::from_str(&run(&["--json", "target", "ls"])).unwrap();
+        all["targets"][0].clone()
+    };
+    let url = serving.url.to_string();
+    run(&["init", "--target", &url, "--credentials-file", key.to_str().unwrap(), "--sector-min", "1MiB"]);
+    run(&["backup", source.to_str().unwrap()]);
+    let t = first();
+    assert_eq!(t["price"], serde_json::json!({"amount": "4.096", "currency": "EUR", "per": "TiB/month"}));
+    assert_eq!(t["cost_per_month"], serde_json::json!({"amount": "0.01", "currency": "EUR"}));
+    assert_eq!((t["quota_bytes"].as_u64(), t["paid_until_from"].as_str()), (Some(3 << 30), Some("target")));
+    let (used, free) = (t["used_bytes"].as_u64().unwrap(), t["free_bytes"].as_u64().unwrap());
+    assert!(used > 0 && free <= (3 << 30) - used, "{used} {free}");
+    assert_eq!(t["renew_in_days"], 9);
+    let said = run(&["status"]);
+    assert!(said.contains("lets this zone in until") && said.contains("target credentials first"), "{said}");
+    run(&["target", "set", "first", "--price", "2EUR/month", "--paid-until", "2100-01-01", "--quota", "1GiB"]);
+    let t = first();
+    assert_eq!((t["price"]["amount"].as_str(), t["cost_per_month"]["amount"].as_str()), (Some("2.00"), Some("2.00")));
+    assert_eq!(
+        (t["paid_until"].as_str(), t["paid_until_from"].as_str()),
+        (Some("2100-01-01T00:00:00Z"), Some("person"))
+    );
+    assert_eq!((t["quota_bytes"].as_u64(), t["free_bytes"].as_u64()), (Some(1 << 30), Some((1 << 30) - used)));
+    assert!(!run(&["status"]).contains("lets this zone in until"));
+    run(&["target", "set", "first", "--price", "", "--paid-until", "", "--quota", ""]);
+    let t = first();
+    assert_eq!((t["price"]["amount"].as_str(), t["quota_bytes"].as_u64()), (Some("4.096"), Some(3 << 30)));
 }

@@ -70,9 +70,9 @@ pub async fn source(shared: State, req: HttpRequest, path: web::Path<String>, q:
 #[utoipa::path(tag = "targets", security(("token" = ["status:read"])), params(Page), responses((status = 200, body = List<TargetView>)))]
 #[get("/api/v1/targets")]
 pub async fn targets(shared: State, req: HttpRequest, q: web::Query<Page>) -> Answer {
-    let state = shared.view(q.min_revision).await?;
+    let (state, reports) = (shared.view(q.min_revision).await?, shared.reports().await?);
     let (items, next) = q.of_map(&state.targets)?;
-    let items = items.into_iter().map(|t| TargetView::of(&state, t)).collect();
+    let items = items.into_iter().map(|t| TargetView::of(&state, t, &reports)).collect();
     reply::seen(&req, state.revision, None, &List { items, next })
 }
 
@@ -80,9 +80,9 @@ pub async fn targets(shared: State, req: HttpRequest, q: web::Query<Page>) -> An
 #[utoipa::path(tag = "targets", security(("token" = ["status:read"])), params(("id" = String, Path, description = "The target's id"), Look), responses((status = 200, body = TargetView)))]
 #[get("/api/v1/targets/{id}")]
 pub async fn target(shared: State, req: HttpRequest, path: web::Path<String>, q: web::Query<Look>) -> Answer {
-    let state = shared.view(q.min_revision).await?;
+    let (state, reports) = (shared.view(q.min_revision).await?, shared.reports().await?);
     let t = state.targets.get(&id(&path)?).ok_or_else(|| Problem::not_found("no target has this id"))?;
-    reply::seen(&req, state.revision, Some(&settings::of_target(t)), &TargetView::of(&state, t))
+    reply::seen(&req, state.revision, Some(&settings::of_target(t)), &TargetView::of(&state, t, &reports))
 }
 
 /// The checkpoints, newest first.

@@ -348,7 +348,8 @@ pub async fn change_target(
     let command = Command::SetTarget { target: old.id, paused: Some(body.paused), owner_key_hash: None };
     let state = change(&shared, digest, command).await?;
     let t = state.targets.get(&old.id).ok_or_else(|| Problem::conflict("the target was removed meanwhile"))?;
-    reply::seen(&req, state.revision, Some(&seen::of_target(t)), &TargetView::of(&state, t))
+    let reports = shared.reports().await?;
+    reply::seen(&req, state.revision, Some(&seen::of_target(t)), &TargetView::of(&state, t, &reports))
 }
 
 /// Renames a node, drains it, or gives it work again.
