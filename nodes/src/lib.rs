@@ -13,6 +13,7 @@ pub mod kit;
 mod output;
 mod passphrase;
 mod progress;
+mod qr;
 mod seen;
 mod summary;
 mod terms;

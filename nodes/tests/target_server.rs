@@ -218,7 +218,11 @@ fn a_server_tells_its_price_its_quota_and_when_its_token_ends_until_a_person_say
     let serving = Serving::start_with(&data, "127.0.0.1:0", &["--price", "EUR 0.004"]);
     let run = |args: &[&str]| {
         let mut command = zoneward(args);
-        let o = command.env("ZONEWARD_HOME", dir.join("zone")).env("ZONEWARD_PASSPHRASE", "correct horse").output().unwrap();
+        let o = command
+            .env("ZONEWARD_HOME", dir.join("zone"))
+            .env("ZONEWARD_PASSPHRASE", "correct horse")
+            .output()
+            .unwrap();
         assert!(o.status.success(), "{args:?}: {}", String::from_utf8_lossy(&o.stderr));
         String::from_utf8(o.stdout).unwrap()
     };
@@ -250,4 +254,74 @@ fn a_server_tells_its_price_its_quota_and_when_its_token_ends_until_a_person_say
     run(&["target", "set", "first", "--price", "", "--paid-until", "", "--quota", ""]);
     let t = first();
     assert_eq!((t["price"]["amount"].as_str(), t["quota_bytes"].as_u64()), (Some("4.096"), Some(3 << 30)));
+}
+
+#[test]
+fn another_zone_takes_a_target_from_its_code() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().canonicalize().unwrap();
+    let data = data_of(&root);
+    let key = dir.join("key");
+    let token = self::token(&data, &[]);
+    let secret = token.rsplit('_').next().unwrap().to_owned();
+    let write_key = |token: &str| {
+        fs::write(&key, serde_json::json!({"token": token}).to_string()).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write_key(&token);
+    let serving = Serving::start(&data, "127.0.0.1:0");
+    let url = serving.url.to_string();
+    let run = |home: &str, code: i32, args: &[&str], input: &str| {
+        let mut command = zoneward(args);
+        command.env("ZONEWARD_HOME", dir.join(home)).env("ZONEWARD_PASSPHRASE", "correct horse");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        let o = child.wait_with_output().unwrap();
+        let all = [o.stdout, o.stderr].map(|b| String::from_utf8(b).unwrap());
+        assert_eq!(o.status.code(), Some(code), "{args:?}: {all:?}");
+        assert!(!all.concat().contains(&secret), "the token is in the output of {args:?}");
+        all
+    };
+    let key_file = ["--credentials-file", key.to_str().unwrap()];
+    run("one", 0, &[&["init", "--target", &url, "--sector-min", "1MiB"], &key_file[..]].concat(), "");
+    let [plain, told] = run("one", 0, &["target", "qr", "first"], "");
+    let text = plain.lines().next().unwrap().to_owned();
+    assert!(text.starts_with("zwt1-") && plain.contains(&url) && plain.contains('\u{2588}'), "{plain}");
+    assert!(!told.contains("warning"), "{told}");
+    let [json, told] = run("one", 0, &["--json", "target", "qr", "first", "--with-credentials"], "");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let with = json["code"].as_str().unwrap().to_owned();
+    assert!(
+        json["with_credentials"] == true && json["url"] == url.as_str() && told.contains("warning"),
+        "{json} {told}"
+    );
+    let decoded = |text: &str| zoneward_targets::code::TargetCode::parse(text).unwrap();
+    assert_eq!(decoded(&with).credentials.get("token"), Some(token.as_str()));
+    assert_eq!(decoded(&text).credentials.names().count(), 0);
+
+    // Another zone, with a folder of its own first.
+    run("two", 0, &["init", "--target", dir.join("own").to_str().unwrap(), "--sector-min", "1MiB"], "");
+    let refused = |code: &str, args: &[&str], input: &str| {
+        let [_, told] = run("two", 2, args, input);
+        assert!(told.contains(code), "{code} {told}");
+        assert!(!told.contains(&with[5..]), "{told}");
+    };
+    refused("ZW-1662", &["target", "add", &with], "");
+    refused("ZW-1320", &["target", "add", &text], "");
+    refused("ZW-1663", &["target", "add", "-"], " \n");
+    refused("ZW-1661", &["target", "add", "-"], &with[..with.len() - 1]);
+    refused("ZW-1665", &["target", "set", "first", "--url", &with], "");
+    refused("ZW-1664", &["target", "qr", "first", "--with-credentials"], "");
+    run("two", 0, &["target", "add", "-", "--name", "shared"], &format!("{}\n", with.to_uppercase()));
+    fs::create_dir(dir.join("source")).unwrap();
+    fs::write(dir.join("source/a"), b"a").unwrap();
+    run("two", 0, &["backup", dir.join("source").to_str().unwrap(), "--copies", "2"], "");
+    run("two", 0, &["check", "--read-data"], "");
+    run("two", 0, &["target", "remove", "shared"], "");
+    // Without secrets it needs credentials of one's own: another token.
+    write_key(&self::token(&data, &[]));
+    run("two", 0, &[&["target", "add", &text, "--name", "again"], &key_file[..]].concat(), "");
+    let [listed, _] = run("two", 0, &["target", "ls"], "");
+    assert!(listed.contains("again") && !listed.contains("NOT REACHABLE"), "{listed}");
 }

@@ -13,7 +13,8 @@ pub enum TargetCommand {
     Ls,
     /// Add a target
     Add {
-        /// A path, file:///path, s3://host/bucket/folder, …
+        /// A path, file:///path, s3://host/bucket/folder, …; the text of another device's `target qr`; - reads it from
+        /// standard input
         url: String,
         /// File with its credentials, for a target over the network: JSON, readable by you alone (docs/cli.md)
         #[arg(long, env = "ZONEWARD_CREDENTIALS_FILE", value_name = "FILE")]
@@ -24,6 +25,14 @@ pub enum TargetCommand {
         /// Failure domain: copies of one sector never share one; it names another place, unless it is `site` or `site/…`
         #[arg(long)]
         domain: Option<String>,
+    },
+    /// Show a target as a text and a QR code, for another zone or device: target add takes it
+    Qr {
+        /// Its name
+        target: String,
+        /// Also what opens it: whoever has the text can use the target as this zone does
+        #[arg(long)]
+        with_credentials: bool,
     },
     /// Give a target nothing new; what it has stays and is still read
     Pause {

@@ -9,7 +9,7 @@ use zoneward_consensus::terms::{Price, Terms};
 use zoneward_sectors::ids::TargetId;
 use zoneward_targets::Url;
 
-use super::make::{parse_url, place, read_credentials};
+use super::make::{parse_url, read_credentials};
 use super::open;
 use crate::cli::{Global, SetTargetArgs, TargetCommand};
 use crate::errors::{Failure, exit};
@@ -130,7 +130,7 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
         // Those two are asked of a target server, not of the zone (`commands::run`).
         TargetCommand::Ls | TargetCommand::Serve(_) | TargetCommand::Token(_) => None,
         TargetCommand::Add { url, credentials_file, name, domain } => {
-            let place = place(parse_url(&url)?, credentials_file.as_deref())?;
+            let place = super::target_code::given(&url, credentials_file.as_deref())?;
             let url = &place.url;
             super::make::apart(zone.home.dir(), std::slice::from_ref(url))?;
             let others: Vec<_> = zone.state().targets.values().filter_map(|t| t.url.parse().ok()).collect();
@@ -150,6 +150,9 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
         }
         TargetCommand::Set(a) => Some(set(&mut zone, a)?),
         TargetCommand::Test { target, size } => return super::target_test::test(&zone, out, &target, size),
+        TargetCommand::Qr { target, with_credentials } => {
+            return super::target_code::show(&zone, out, &target, with_credentials);
+        }
         TargetCommand::Evacuate { target, undo } => Some(evacuate(&mut zone, &target, !undo)?),
         TargetCommand::Remove { target, lose_copies } => Some(remove(&mut zone, &target, lose_copies)?),
         TargetCommand::Credentials { target, credentials_file } => {
