@@ -155,19 +155,23 @@ pub enum Scope {
     TargetWrite,
     #[serde(rename = "metrics:read")]
     MetricsRead,
+    /// To forget checkpoints, and to take that back. What only the owner may say is not in it.
+    #[serde(rename = "delete")]
+    Delete,
     /// Everything.
     #[serde(rename = "admin")]
     Admin,
 }
 
 impl Scope {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::StatusRead,
         Self::ConfigWrite,
         Self::BackupRun,
         Self::NodeWrite,
         Self::TargetWrite,
         Self::MetricsRead,
+        Self::Delete,
         Self::Admin,
     ];
 
@@ -180,6 +184,7 @@ impl Scope {
             Self::NodeWrite => "node:write",
             Self::TargetWrite => "target:write",
             Self::MetricsRead => "metrics:read",
+            Self::Delete => "delete",
             Self::Admin => "admin",
         }
     }
