@@ -200,6 +200,12 @@ pub fn set_credentials(zone: &mut Zone, id: TargetId, credentials: &Credentials)
     Ok(())
 }
 
+/// What opens a target; `None` if it needs nothing.
+pub fn credentials_of(zone: &Zone, id: TargetId) -> Result<Option<Credentials>, ZoneError> {
+    let known = zone.state().targets.get(&id).ok_or_else(|| ZoneError::NoTarget("the zone does not know it".into()))?;
+    known.credentials.as_ref().map(|sealed| open_credentials(zone.keys(), id, sealed)).transpose()
+}
+
 /// What is to be changed of a target.
 #[derive(Debug, Default)]
 pub struct Edit {

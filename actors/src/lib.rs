@@ -43,6 +43,7 @@ pub mod settle;
 pub mod still;
 pub mod survey;
 pub mod system;
+pub mod terms;
 mod told;
 pub mod transcode;
 pub mod zone;

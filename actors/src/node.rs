@@ -11,6 +11,7 @@ use zoneward_consensus::effect::took_effect;
 use zoneward_consensus::model::State;
 use zoneward_consensus::plan::staged_in_vain;
 use zoneward_consensus::raft::Role;
+use zoneward_consensus::terms::Told;
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CopyId, NodeId, SectorId, SourceId, TargetId};
 use zoneward_sectors::sector_reader::SectorIn;
@@ -77,6 +78,8 @@ struct Reach {
     away: BTreeMap<TargetId, String>,
     /// When targets behind a network were last asked.
     asked: BTreeMap<TargetId, Instant>,
+    /// What each told of its room, price and time.
+    told: BTreeMap<TargetId, Told>,
     /// The URL and the credentials that each was opened with.
     opened_as: BTreeMap<TargetId, (String, Option<String>)>,
 }
@@ -102,6 +105,9 @@ pub struct NodeReport {
     /// What waits in sources that it looked at.
     #[serde(default)]
     pub backlog: Vec<Backlog>,
+    /// What targets told it of their room, price and time.
+    #[serde(default)]
+    pub told: BTreeMap<TargetId, Told>,
 }
 
 /// How often a node tells how much time passed: a twentieth of the grace, within these.
@@ -189,9 +195,9 @@ impl Node {
     pub fn look_at_targets(&self) {
         let Some(parts) = &self.parts else { return };
         let view = self.cluster.view();
-        let (known, away, asked, opened_as) = {
+        let (known, away, asked, told, opened_as) = {
             let reach = lock(&self.reach);
-            (reach.open.clone(), reach.away.clone(), reach.asked.clone(), reach.opened_as.clone())
+            (reach.open.clone(), reach.away.clone(), reach.asked.clone(), reach.told.clone(), reach.opened_as.clone())
         };
         let mut next = Reach::default();
         for t in view.targets.values() {
@@ -206,6 +212,7 @@ impl Node {
                     next.asked.insert(t.id, *at);
                     known.into_iter().for_each(|x| drop(next.open.insert(t.id, x.clone())));
                     away.get(&t.id).into_iter().for_each(|why| drop(next.away.insert(t.id, why.clone())));
+                    told.get(&t.id).into_iter().for_each(|x| drop(next.told.insert(t.id, x.clone())));
                     continue;
                 }
                 next.asked.insert(t.id, Instant::now());
@@ -213,6 +220,7 @@ impl Node {
             let kept = known.filter(|x| x.mend().and_then(|_| x.list_zones()).is_ok());
             match kept.cloned().map_or_else(|| open_target(t, &parts.keys), Ok) {
                 Ok(target) => {
+                    next.told.insert(t.id, crate::terms::told(&*target));
                     next.open.insert(t.id, target);
                 }
                 Err(e) => {
@@ -404,6 +412,7 @@ impl Node {
             away: self.away(),
             ambient: lock(&self.ambient).1,
             backlog: self.backlog(),
+            told: lock(&self.reach).told.clone(),
         }
     }
 

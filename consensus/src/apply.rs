@@ -204,6 +204,7 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
             c.rows.insert(Row::Target(*target));
             Ok(())
         }
+        Command::SetTerms { target, terms } => targets::set_terms(c, *target, terms),
         Command::SetTarget { target, paused, owner_key_hash } => {
             let t = c.state.targets.get_mut(target).ok_or(Refusal::Unknown("the target"))?;
             t.paused = paused.unwrap_or(t.paused);

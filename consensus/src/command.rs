@@ -17,6 +17,7 @@ use crate::model::{
 use crate::owner::OwnerWord;
 use crate::policy::{Conditions, Limit, Schedule};
 use crate::reading::Reading;
+use crate::terms::Terms;
 use crate::work::Work;
 
 /// The highest feature level that this release speaks.
@@ -84,6 +85,11 @@ pub enum Command {
     SetCredentials {
         target: TargetId,
         credentials: String,
+    },
+    /// What a target costs, how much may lie there, until when it is paid for: all of it at once.
+    SetTerms {
+        target: TargetId,
+        terms: Terms,
     },
     /// Adds a source, or changes the settings of one.
     PutSource {

@@ -36,6 +36,7 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::SetCredentials { target, credentials } => {
             state.targets.get(target).is_some_and(|t| t.credentials.as_ref() == Some(credentials))
         }
+        Command::SetTerms { target, terms } => state.targets.get(target).is_some_and(|t| t.terms == *terms),
         Command::PutSource { source } => state.sources.get(&source.id).is_some_and(|s| {
             let learned = |s: &crate::model::Source| crate::model::Source {
                 grounds: Default::default(),

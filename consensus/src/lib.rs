@@ -34,6 +34,7 @@ pub mod secrets;
 pub mod seen;
 pub mod sizes;
 pub mod store;
+pub mod terms;
 mod watch;
 pub mod work;
 

@@ -36,6 +36,8 @@ pub const PLAN_AUDIT_MAX: usize = 256;
 pub const CLAIM_AUDITS_MAX: usize = 16;
 /// Bytes of the text that says what is wrong with a copy.
 pub const TROUBLE_LEN_MAX: usize = 500;
+/// Millionths of a currency that a price may be: a million.
+pub const PRICE_MICROS_MAX: u64 = 1_000_000_000_000;
 /// Checkpoints forgotten by one command.
 pub const FORGET_MAX: usize = 10_000;
 /// Tags of a checkpoint, and bytes of one.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
 use crate::reading::Reading;
+use crate::terms::Terms;
 use crate::work::Work;
 pub use queries::{NoSuchCheckpoint, default_copies};
 pub(crate) use zoneward_sectors::ids::{
@@ -157,19 +158,23 @@ pub enum Scope {
     TargetWrite,
     #[serde(rename = "metrics:read")]
     MetricsRead,
+    /// To forget checkpoints, and to take that back. What only the owner may say is not in it.
+    #[serde(rename = "delete")]
+    Delete,
     /// Everything.
     #[serde(rename = "admin")]
     Admin,
 }
 
 impl Scope {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::StatusRead,
         Self::ConfigWrite,
         Self::BackupRun,
         Self::NodeWrite,
         Self::TargetWrite,
         Self::MetricsRead,
+        Self::Delete,
         Self::Admin,
     ];
 
@@ -182,6 +187,7 @@ impl Scope {
             Self::NodeWrite => "node:write",
             Self::TargetWrite => "target:write",
             Self::MetricsRead => "metrics:read",
+            Self::Delete => "delete",
             Self::Admin => "admin",
         }
     }
@@ -236,6 +242,9 @@ pub struct Target {
     /// What opens it, sealed under the zone's secret; base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<String>,
+    /// What a person said of its price, its room, and until when it is paid for.
+    #[serde(default, skip_serializing_if = "Terms::is_empty")]
+    pub terms: Terms,
 }
 
 /// The head that a target shows.

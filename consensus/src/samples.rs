@@ -13,6 +13,7 @@ use crate::keep::Rules;
 use crate::model::{CheckpointKind, CopyState, Ground, Part, Rebased, Scope, Source, State, TaskStats};
 use crate::policy::{Conditions, Limit, Schedule, Window};
 use crate::reading::{Reading, SnapshotKind};
+use crate::terms::{Per, Price, Terms};
 
 fn bytes(n: u8) -> [u8; 16] {
     let mut b = [0; 16];
@@ -228,6 +229,7 @@ pub fn story() -> Vec<Command> {
         Command::FinishCheckpoint { checkpoint: checkpoint(1) },
         Command::SetTarget { target: target(1), paused: None, owner_key_hash: Some(digest(4)) },
         Command::SetCredentials { target: target(1), credentials: "c2VhbGVk".into() },
+        set_terms(2, 2 << 40),
         open_checkpoint(2, CheckpointKind::Incremental, &[2]),
         open_layer(2, 2, 2, true),
         open_sector(2, 2, false, 1),
@@ -298,6 +300,12 @@ pub fn edit_target(t: u8, leaving: Option<bool>) -> Command {
     Command::EditTarget { target: target(t), name: None, url: None, domain: None, leaving }
 }
 
+pub fn set_terms(t: u8, quota: u64) -> Command {
+    let price = Price { currency: "EUR".into(), micros: 4_990_000, per: Per::Month };
+    let terms = Terms { price: Some(price), paid_until_ms: Some(1_803_859_200_000), quota_bytes: Some(quota) };
+    Command::SetTerms { target: target(t), terms }
+}
+
 pub fn set_reading(s: u8, before: &str, limit_s: u32) -> Command {
     let reading = Reading { before: Some(before.into()), limit_s, snapshot: SnapshotKind::Btrfs, ..Reading::default() };
     Command::SetReading { source: source(s), reading }
@@ -363,6 +371,7 @@ pub fn any_command() -> impl Strategy<Value = Command> {
         1 => (n(), any::<Option<bool>>())
             .prop_map(|(t, paused)| Command::SetTarget { target: target(t), paused, owner_key_hash: None }),
         1 => (n(), any::<Option<bool>>()).prop_map(|(t, leaving)| edit_target(t, leaving)),
+        1 => (n(), 0u64..3).prop_map(|(t, quota)| set_terms(t, quota)),
         1 => (n(), any::<bool>()).prop_map(|(t, lose)| Command::RemoveTarget { target: target(t), lose }),
         4 => (n(), kind, proptest::collection::vec(n(), 1..3)).prop_map(|(c, k, s)| open_checkpoint(c, k, &s)),
         1 => n().prop_map(|c| Command::ResumeCheckpoint { checkpoint: checkpoint(c) }),

@@ -6,7 +6,7 @@ use zoneward_sectors::crypto::sha256;
 
 use crate::audits::Audits;
 use crate::command::Command;
-use crate::model::{Digest, Node, Source, State, Target};
+use crate::model::{Checkpoint, CheckpointId, Digest, Node, Source, State, Target};
 use crate::policy::{Conditions, Limit, Policy, Schedule};
 
 /// Plain values in a fixed order: their JSON is the same on every node.
@@ -21,13 +21,21 @@ pub fn of_source(s: &Source) -> Digest {
 }
 
 pub fn of_target(t: &Target) -> Digest {
-    let Target { id, name, url, domain, paused, leaving, credentials, .. } = t;
-    digest(&(id, name, url, domain, paused, leaving, credentials))
+    let Target { id, name, url, domain, paused, leaving, credentials, terms, .. } = t;
+    let settings = (id, name, url, domain, paused, leaving, credentials);
+    // As it was before there were terms, where there are none: entries of older releases are compared by it.
+    if terms.is_empty() { digest(&settings) } else { digest(&(settings, terms)) }
 }
 
 pub fn of_node(n: &Node) -> Digest {
     let Node { id, name, standing, .. } = n;
     digest(&(id, name, standing))
+}
+
+/// Its tags, and whether it is to go: how far it is the zone sees to by itself.
+pub fn of_checkpoint(c: &Checkpoint) -> Digest {
+    let Checkpoint { id, tags, forgotten, .. } = c;
+    digest(&("checkpoint", id, tags, forgotten))
 }
 
 /// A schedule, or that there is none of this name: so of two who make one only the first does.
@@ -67,11 +75,14 @@ pub fn before(state: &State, command: &Command) -> Option<Digest> {
         }
         Command::SetTarget { target, .. }
         | Command::SetCredentials { target, .. }
+        | Command::SetTerms { target, .. }
         | Command::EditTarget { target, .. }
         | Command::RemoveTarget { target, .. } => state.targets.get(target).map(of_target),
         Command::PutSchedule { name, .. } | Command::RemoveSchedule { name } => {
             Some(of_schedule(name, state.policy.schedules.get(name)))
         }
+        Command::Forget { checkpoints, .. } | Command::Remember { checkpoints } => one_checkpoint(state, checkpoints),
+        Command::SetTags { checkpoint, .. } => state.checkpoints.get(checkpoint).map(of_checkpoint),
         Command::SetConditions { .. } => Some(of_conditions(&state.policy.conditions)),
         Command::SetAudits { .. } => Some(of_audits(&state.policy.audits)),
         Command::SetRetention { .. } | Command::SetGrace { .. } => Some(of_retention(&state.policy)),
@@ -79,6 +90,12 @@ pub fn before(state: &State, command: &Command) -> Option<Digest> {
         Command::SetNode { node, .. } => state.nodes.get(node).map(of_node),
         _ => None,
     }
+}
+
+/// Of several at once nobody says what they were.
+fn one_checkpoint(state: &State, ids: &[CheckpointId]) -> Option<Digest> {
+    let [id] = ids else { return None };
+    state.checkpoints.get(id).map(of_checkpoint)
 }
 
 #[cfg(test)]
@@ -143,6 +160,31 @@ mod tests {
         let seen = of_source(&state.sources[&s::source(1)]);
         assert_eq!(say(&mut state, seen, s::set_reading(1, "a", 5)), Outcome::Done);
         assert_eq!(say(&mut state, seen, s::set_reading(1, "b", 5)), Outcome::Refused(Refusal::Differs("the record")));
+    }
+
+    #[test]
+    fn tags_and_marks_of_a_checkpoint_are_settings() {
+        let mut state = s::state();
+        let id = s::checkpoint(1);
+        let of = |state: &State| of_checkpoint(&state.checkpoints[&id]);
+        let differs = Outcome::Refused(Refusal::Differs("the record"));
+        let forget = Command::Forget { checkpoints: vec![id], now: false, owner: None };
+        let remember = Command::Remember { checkpoints: vec![id] };
+        let tag = Command::SetTags { checkpoint: id, tags: ["x".to_owned()].into() };
+        let first = of(&state);
+        assert_eq!(say(&mut state, first, tag), Outcome::Done);
+        assert_eq!(say(&mut state, first, forget.clone()), differs);
+        let seen = of(&state);
+        assert_eq!(say(&mut state, seen, forget.clone()), Outcome::Done);
+        assert_eq!(say(&mut state, seen, remember.clone()), differs);
+        let seen = of(&state);
+        assert_eq!(say(&mut state, seen, remember), Outcome::Done);
+        // That the zone works on it is no setting; of two at once nobody can say what they were.
+        let seen = of(&state);
+        state.checkpoints.get_mut(&id).unwrap().finished_ms = Some(77);
+        assert_eq!(of(&state), seen);
+        let two = Command::Forget { checkpoints: vec![id, s::checkpoint(2)], now: false, owner: None };
+        assert_eq!(say(&mut state, seen, two), Outcome::Refused(Refusal::Unknown("the record")));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod document;
 mod envelope;
 mod events;
 mod front;
+mod keep;
 mod levels;
 mod live;
 mod metrics;

@@ -17,6 +17,8 @@ pub(crate) mod schedule;
 mod sector;
 mod source;
 mod status;
+mod target_code;
+mod target_ls;
 mod target_serve;
 mod target_test;
 mod target_token;
@@ -40,6 +42,7 @@ use crate::errors::{Failure, exit};
 use crate::kit::file::Settled;
 use crate::output::Out;
 
+pub(crate) use forget::hold_text;
 pub(crate) use node::SILENT_MS;
 
 /// What to do about a pattern that cannot be used.

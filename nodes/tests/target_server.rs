@@ -33,9 +33,13 @@ struct Serving {
 
 impl Serving {
     fn start(data: &Path, listen: &str) -> Serving {
+        Self::start_with(data, listen, &[])
+    }
+
+    fn start_with(data: &Path, listen: &str, more: &[&str]) -> Serving {
         let data = data.to_str().unwrap();
         let args = ["--json", "target", "serve", "--data", data, "--listen", listen, "--host", "127.0.0.1"];
-        let mut child = zoneward(&args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = zoneward(&[&args, more].concat()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let told: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -198,4 +202,126 @@ fn a_zone_lives_on_a_target_server() {
     fs::write(source.join("more"), b"more").unwrap();
     run(0, &["backup"]);
     run(0, &["check", "--read-data"]);
+}
+
+#[test]
+fn a_server_tells_its_price_its_quota_and_when_its_token_ends_until_a_person_says_otherwise() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().canonicalize().unwrap();
+    let (data, source) = (data_of(&root), dir.join("source"));
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a"), b"a").unwrap();
+    let key = dir.join("key");
+    let token = token(&data, &["--days", "10", "--quota", "3GiB"]);
+    fs::write(&key, serde_json::json!({"token": token}).to_string()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let serving = Serving::start_with(&data, "127.0.0.1:0", &["--price", "EUR 0.004"]);
+    let run = |args: &[&str]| {
+        let mut command = zoneward(args);
+        let o = command
+            .env("ZONEWARD_HOME", dir.join("zone"))
+            .env("ZONEWARD_PASSPHRASE", "correct horse")
+            .output()
+            .unwrap();
+        assert!(o.status.success(), "{args:?}: {}", String::from_utf8_lossy(&o.stderr));
+        String::from_utf8(o.stdout).unwrap()
+    };
+    let first = || {
+        let all: serde_json::Value = serde_json::from_str(&run(&["--json", "target", "ls"])).unwrap();
+        all["targets"][0].clone()
+    };
+    let url = serving.url.to_string();
+    run(&["init", "--target", &url, "--credentials-file", key.to_str().unwrap(), "--sector-min", "1MiB"]);
+    run(&["backup", source.to_str().unwrap()]);
+    let t = first();
+    assert_eq!(t["price"], serde_json::json!({"amount": "4.096", "currency": "EUR", "per": "TiB/month"}));
+    assert_eq!(t["cost_per_month"], serde_json::json!({"amount": "0.01", "currency": "EUR"}));
+    assert_eq!((t["quota_bytes"].as_u64(), t["paid_until_from"].as_str()), (Some(3 << 30), Some("target")));
+    let (used, free) = (t["used_bytes"].as_u64().unwrap(), t["free_bytes"].as_u64().unwrap());
+    assert!(used > 0 && free <= (3 << 30) - used, "{used} {free}");
+    assert_eq!(t["renew_in_days"], 9);
+    let said = run(&["status"]);
+    assert!(said.contains("lets this zone in until") && said.contains("target credentials first"), "{said}");
+    run(&["target", "set", "first", "--price", "2EUR/month", "--paid-until", "2100-01-01", "--quota", "1GiB"]);
+    let t = first();
+    assert_eq!((t["price"]["amount"].as_str(), t["cost_per_month"]["amount"].as_str()), (Some("2.00"), Some("2.00")));
+    assert_eq!(
+        (t["paid_until"].as_str(), t["paid_until_from"].as_str()),
+        (Some("2100-01-01T00:00:00Z"), Some("person"))
+    );
+    assert_eq!((t["quota_bytes"].as_u64(), t["free_bytes"].as_u64()), (Some(1 << 30), Some((1 << 30) - used)));
+    assert!(!run(&["status"]).contains("lets this zone in until"));
+    run(&["target", "set", "first", "--price", "", "--paid-until", "", "--quota", ""]);
+    let t = first();
+    assert_eq!((t["price"]["amount"].as_str(), t["quota_bytes"].as_u64()), (Some("4.096"), Some(3 << 30)));
+}
+
+#[test]
+fn another_zone_takes_a_target_from_its_code() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().canonicalize().unwrap();
+    let data = data_of(&root);
+    let key = dir.join("key");
+    let token = self::token(&data, &[]);
+    let secret = token.rsplit('_').next().unwrap().to_owned();
+    let write_key = |token: &str| {
+        fs::write(&key, serde_json::json!({"token": token}).to_string()).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write_key(&token);
+    let serving = Serving::start(&data, "127.0.0.1:0");
+    let url = serving.url.to_string();
+    let run = |home: &str, code: i32, args: &[&str], input: &str| {
+        let mut command = zoneward(args);
+        command.env("ZONEWARD_HOME", dir.join(home)).env("ZONEWARD_PASSPHRASE", "correct horse");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        let o = child.wait_with_output().unwrap();
+        let all = [o.stdout, o.stderr].map(|b| String::from_utf8(b).unwrap());
+        assert_eq!(o.status.code(), Some(code), "{args:?}: {all:?}");
+        assert!(!all.concat().contains(&secret), "the token is in the output of {args:?}");
+        all
+    };
+    let key_file = ["--credentials-file", key.to_str().unwrap()];
+    run("one", 0, &[&["init", "--target", &url, "--sector-min", "1MiB"], &key_file[..]].concat(), "");
+    let [plain, told] = run("one", 0, &["target", "qr", "first"], "");
+    let text = plain.lines().next().unwrap().to_owned();
+    assert!(text.starts_with("zwt1-") && plain.contains(&url) && plain.contains('\u{2588}'), "{plain}");
+    assert!(!told.contains("warning"), "{told}");
+    let [json, told] = run("one", 0, &["--json", "target", "qr", "first", "--with-credentials"], "");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let with = json["code"].as_str().unwrap().to_owned();
+    assert!(
+        json["with_credentials"] == true && json["url"] == url.as_str() && told.contains("warning"),
+        "{json} {told}"
+    );
+    let decoded = |text: &str| zoneward_targets::code::TargetCode::parse(text).unwrap();
+    assert_eq!(decoded(&with).credentials.get("token"), Some(token.as_str()));
+    assert_eq!(decoded(&text).credentials.names().count(), 0);
+
+    // Another zone, with a folder of its own first.
+    run("two", 0, &["init", "--target", dir.join("own").to_str().unwrap(), "--sector-min", "1MiB"], "");
+    let refused = |code: &str, args: &[&str], input: &str| {
+        let [_, told] = run("two", 2, args, input);
+        assert!(told.contains(code), "{code} {told}");
+        assert!(!told.contains(&with[5..]), "{told}");
+    };
+    refused("ZW-1662", &["target", "add", &with], "");
+    refused("ZW-1320", &["target", "add", &text], "");
+    refused("ZW-1663", &["target", "add", "-"], " \n");
+    refused("ZW-1661", &["target", "add", "-"], &with[..with.len() - 1]);
+    refused("ZW-1665", &["target", "set", "first", "--url", &with], "");
+    refused("ZW-1664", &["target", "qr", "first", "--with-credentials"], "");
+    run("two", 0, &["target", "add", "-", "--name", "shared"], &format!("{}\n", with.to_uppercase()));
+    fs::create_dir(dir.join("source")).unwrap();
+    fs::write(dir.join("source/a"), b"a").unwrap();
+    run("two", 0, &["backup", dir.join("source").to_str().unwrap(), "--copies", "2"], "");
+    run("two", 0, &["check", "--read-data"], "");
+    run("two", 0, &["target", "remove", "shared"], "");
+    // Without secrets it needs credentials of one's own: another token.
+    write_key(&self::token(&data, &[]));
+    run("two", 0, &[&["target", "add", &text, "--name", "again"], &key_file[..]].concat(), "");
+    let [listed, _] = run("two", 0, &["target", "ls"], "");
+    assert!(listed.contains("again") && !listed.contains("NOT REACHABLE"), "{listed}");
 }

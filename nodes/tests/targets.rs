@@ -114,3 +114,57 @@ fn a_target_is_tried_and_nothing_is_left_behind() {
     fs::rename(b.path("target"), b.path("away")).unwrap();
     assert!(b.expect(7, &["target", "test", "first"]).contains("ZW-1302"));
 }
+
+#[test]
+fn price_room_and_time_of_a_target_are_set_and_told() {
+    let b = Bench::new();
+    fs::write(b.path("src/a"), vec![3u8; 500_000]).unwrap();
+    b.init();
+    b.expect(0, &["backup", "src"]);
+    let t = targets(&b)[0].clone();
+    for nothing in ["price", "cost_per_month", "paid_until", "renew_in_days", "quota_bytes", "growth_bytes_per_day"] {
+        assert!(t.as_object().unwrap().contains_key(nothing) && t[nothing].is_null(), "{nothing}: {t}");
+    }
+    let used = t["used_bytes"].as_u64().unwrap();
+    assert!(used > 0 && t["free_bytes"].as_u64().is_some(), "{t}");
+    for bad in [
+        ["--price", "4.99"],
+        ["--price", "4.99EUR/year"],
+        ["--price", "-1EUR/month"],
+        ["--paid-until", "2027-02-30"],
+        ["--paid-until", "soon"],
+        ["--quota", "0"],
+        ["--quota", "much"],
+    ] {
+        b.expect(2, &["target", "set", "first", bad[0], bad[1]]);
+    }
+    b.expect(2, &["target", "set", "first"]);
+    b.expect(0, &["target", "set", "first", "--price", "5.49EUR/TiB/month", "--quota", "2TiB"]);
+    b.expect(0, &["target", "set", "first", "--paid-until", "2020-03-01"]);
+    let t = targets(&b)[0].clone();
+    assert_eq!(t["price"], serde_json::json!({"amount": "5.49", "currency": "EUR", "per": "TiB/month"}));
+    assert_eq!(t["cost_per_month"], serde_json::json!({"amount": "0.01", "currency": "EUR"}));
+    assert_eq!((t["quota_bytes"].as_u64(), t["paid_until"].as_str()), (Some(2 << 40), Some("2020-03-01T00:00:00Z")));
+    assert!(t["renew_in_days"].as_i64().unwrap() < -2000, "{t}");
+    let said = b.expect(0, &["target", "ls"]);
+    for part in ["quota 2.00 TiB", "5.49 EUR/TiB/month: 0.01 EUR a month at this size", "WAS PAID UNTIL 2020-03-01"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(b.expect(0, &["status"]).contains("target first was paid until 2020-03-01"));
+    // Other settings leave it, and it leaves them.
+    b.expect(0, &["target", "set", "first", "--name", "cellar", "--paid-until", "2100-01-01"]);
+    let t = targets(&b)[0].clone();
+    assert_eq!((t["name"].as_str(), t["price"]["amount"].as_str()), (Some("cellar"), Some("5.49")));
+    assert!(!b.expect(0, &["status"]).contains("paid until"));
+    // What may lie there is used up.
+    b.expect(0, &["target", "set", "cellar", "--quota", &used.to_string()]);
+    assert_eq!(targets(&b)[0]["free_bytes"], 0);
+    assert!(b.status()["concerns"].to_string().contains("target cellar is full"));
+    b.expect(0, &["target", "set", "cellar", "--price", "", "--quota", "", "--paid-until", ""]);
+    let t = targets(&b)[0].clone();
+    assert!(t["price"].is_null() && t["quota_bytes"].is_null() && t["paid_until"].is_null(), "{t}");
+    // It is in the system data: a zone that comes back knows it.
+    b.expect(0, &["target", "set", "cellar", "--price", "3CHF/month"]);
+    b.expect(0, &["backup"]);
+    assert_eq!(targets(&b)[0]["price"]["currency"], "CHF");
+}

@@ -28,7 +28,7 @@ use crate::protocol::{
     Answer, Begun, Challenge, Code, Document, Page, Problem, ROOT, Removed, RemovedList, ScrubReport, TURN, VERSION,
     WRITER, Zones,
 };
-use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target, object_fits};
+use crate::target::{Capabilities, Incoming, Listing, ObjectName, Offer, SectorReader, Target, object_fits};
 use crate::url::ServerUrl;
 
 /// How long [`Target::capabilities`] are taken for true.
@@ -292,6 +292,11 @@ impl Target for ServerTarget {
             ordered_write: true,
             free_bytes: free,
         }
+    }
+
+    fn offer(&self) -> Offer {
+        let d = self.shared.known().document.clone();
+        Offer { quota_bytes: d.quota_bytes, price: d.price, ends_ms: d.expires_ms }
     }
 
     fn open(&self, alias: ZoneAlias, copy: CopyId) -> Result<Box<dyn Incoming>, TargetError> {

@@ -92,6 +92,19 @@ impl Credentials {
         self.0.get(name).map(|v| v.as_str())
     }
 
+    /// Those of these names.
+    pub fn only(&self, names: &[&str]) -> Self {
+        Self(self.0.iter().filter(|(k, _)| names.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+
+    /// These, and of the others those whose names are not among them.
+    pub fn or(mut self, others: &Self) -> Self {
+        for (k, v) in &others.0 {
+            self.0.entry(k.clone()).or_insert_with(|| v.clone());
+        }
+        self
+    }
+
     /// The names that have a value.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -8,7 +8,9 @@
 //! target server) and [`ServerTarget`] (its adapter); `docs/target-protocol.md` is what those two speak.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod base32;
 mod client;
+pub mod code;
 pub mod conformance;
 mod credentials;
 mod directory;
@@ -31,7 +33,7 @@ pub use directory::{DirectoryTarget, Existing, FAIL_POINTS};
 pub use errors::{Op, Retry, TargetError};
 pub use s3::S3Target;
 pub use sftp::SftpTarget;
-pub use target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target};
+pub use target::{Capabilities, Incoming, Listing, ObjectName, Offer, SectorReader, Target};
 pub use url::{S3Url, Server, ServerUrl, SftpUrl, Url, UrlError, WebDavUrl};
 pub use webdav::WebDavTarget;
 

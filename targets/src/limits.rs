@@ -20,6 +20,10 @@ pub const URL_LEN_MAX: usize = 16 << 10;
 pub const PATH_LEN_MAX: usize = 4095;
 /// Bytes of a target's credentials as JSON: a private key and a few certificates fit.
 pub const CREDENTIALS_LEN_MAX: usize = 64 << 10;
+/// Characters of the text that names a target: URL and credentials in base32, and blanks among them.
+pub const CODE_TEXT_MAX: usize = 160 << 10;
+const _: () =
+    assert!((URL_LEN_MAX + CREDENTIALS_LEN_MAX + 16) * 8 / 5 + 16 < CODE_TEXT_MAX && URL_LEN_MAX <= u16::MAX as usize);
 /// How often a lock is tried again because its file was sealed or discarded between opening and locking it.
 pub const LOCK_TRIES: usize = 16;
 /// Bytes of one piece of a sector on its way over the network, and of one part file: a sector of the largest class has

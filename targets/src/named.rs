@@ -4,7 +4,7 @@ use zoneward_sectors::ids::{CopyId, Digest, TargetId, ZoneAlias};
 
 use crate::errors::TargetError;
 use crate::protocol::Challenge;
-use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target};
+use crate::target::{Capabilities, Incoming, Listing, ObjectName, Offer, SectorReader, Target};
 
 /// Any target, or what it handed out, with the URL that is added to its errors.
 struct Named<T: ?Sized> {
@@ -38,6 +38,10 @@ impl Target for Named<dyn Target> {
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
+    }
+
+    fn offer(&self) -> Offer {
+        self.inner.offer()
     }
 
     fn open(&self, alias: ZoneAlias, copy: CopyId) -> Result<Box<dyn Incoming>, TargetError> {

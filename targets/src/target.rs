@@ -7,7 +7,7 @@ use zoneward_sectors::ids::{CopyId, Digest, TargetId, ZoneAlias};
 
 use crate::errors::{Op, TargetError};
 use crate::limits::OBJECT_LEN_MAX;
-use crate::protocol::Challenge;
+use crate::protocol::{Challenge, Price};
 
 /// What a target can do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,16 @@ pub struct Capabilities {
     pub ordered_write: bool,
     /// Bytes that can still be written, if the target tells.
     pub free_bytes: Option<u64>,
+}
+
+/// What a target's operator tells of this account. Another's words: they are looked at before they are shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Bytes that it may keep.
+    pub quota_bytes: Option<u64>,
+    pub price: Option<Price>,
+    /// Milliseconds since 1970 at which the token ends.
+    pub ends_ms: Option<u64>,
 }
 
 /// The objects that lie beside the sectors.
@@ -69,6 +79,11 @@ pub trait Target: Send + Sync {
 
     /// What it can do now.
     fn capabilities(&self) -> Capabilities;
+
+    /// What its operator told last, where there is one who can. The target is not asked for it.
+    fn offer(&self) -> Offer {
+        Offer::default()
+    }
 
     /// Begins a sector, or goes on with one that was begun and not sealed. There is one writer of a sector at a time:
     /// a second one is [`TargetError::Busy`]. A sector that is sealed already may be begun again: sealing it with the

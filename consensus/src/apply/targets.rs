@@ -7,6 +7,7 @@ use zoneward_sectors::ids::{CopyId, TargetId};
 use super::{Applied, Change, Refusal, Row, credentials_ok, leases, name_ok};
 use crate::command::Command;
 use crate::model::Target;
+use crate::terms::Terms;
 
 pub fn add(c: &mut Change<'_>, command: &Command) -> Applied {
     let Command::AddTarget { target, name, url, alias, domain, credentials } = command else {
@@ -30,6 +31,7 @@ pub fn add(c: &mut Change<'_>, command: &Command) -> Applied {
         pointer: None,
         reached_by: BTreeSet::new(),
         credentials: credentials.clone(),
+        terms: Terms::default(),
     };
     c.state.targets.insert(*target, record);
     c.rows.insert(Row::Target(*target));
@@ -67,6 +69,16 @@ pub fn edit(c: &mut Change<'_>, command: &Command) -> Applied {
         }
         c.rows.insert(Row::Target(*target));
     }
+    Ok(())
+}
+
+pub fn set_terms(c: &mut Change<'_>, target: TargetId, terms: &Terms) -> Applied {
+    if !terms.are_valid() {
+        return Err(Refusal::Range("the target's price, quota or date"));
+    }
+    let t = c.state.targets.get_mut(&target).ok_or(Refusal::Unknown("the target"))?;
+    t.terms.clone_from(terms);
+    c.rows.insert(Row::Target(target));
     Ok(())
 }
 
@@ -142,6 +154,37 @@ mod tests {
         let none = Command::EditTarget { target, name: None, url: None, domain: Some(String::new()), leaving: None };
         assert_eq!(say(&mut state, none), Outcome::Done);
         assert_eq!(state.targets[&s::target(1)].domain, None);
+    }
+
+    #[test]
+    fn terms_are_set_all_at_once_and_nothing_that_cannot_be() {
+        let mut state = zone();
+        let set = s::set_terms(1, 5);
+        assert_eq!(say(&mut state, set.clone()), Outcome::Done);
+        let Command::SetTerms { terms, .. } = set else { unreachable!() };
+        assert_eq!(state.targets[&s::target(1)].terms, terms);
+        let before = state.clone();
+        let bad = |f: &dyn Fn(&mut Terms)| {
+            let mut terms = terms.clone();
+            f(&mut terms);
+            Command::SetTerms { target: s::target(1), terms }
+        };
+        let currency = |c: &'static str| bad(&move |t| t.price.as_mut().unwrap().currency = c.into());
+        for command in [
+            bad(&|t| t.quota_bytes = Some(0)),
+            bad(&|t| t.paid_until_ms = Some(0)),
+            bad(&|t| t.price.as_mut().unwrap().micros = crate::limits::PRICE_MICROS_MAX + 1),
+            currency("eur"),
+            currency("\u{1b}[2J"),
+        ] {
+            assert!(matches!(say(&mut state, command), Outcome::Refused(Refusal::Range(_))));
+        }
+        assert_eq!(state.targets, before.targets);
+        assert_eq!(say(&mut state, s::set_terms(9, 5)), Outcome::Refused(Refusal::Unknown("the target")));
+        // Nothing said is nothing stored: the record is as it was before anybody said anything.
+        let none = Command::SetTerms { target: s::target(1), terms: Terms::default() };
+        assert_eq!(say(&mut state, none), Outcome::Done);
+        assert!(!serde_json::to_string(&state.targets[&s::target(1)]).unwrap().contains("terms"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 use zoneward_consensus::model::Scope;
 
-use super::{PROBLEM, Problem, ProblemBody, levels, live, metrics, reads, restores, schedules, stream, things};
+use super::{PROBLEM, Problem, ProblemBody, keep, levels, live, metrics, reads, restores, schedules, stream, things};
 
 /// Registers handlers and describes them.
 macro_rules! endpoints {
@@ -58,6 +58,11 @@ endpoints!(
     things::remove_source,
     things::change_target,
     things::change_node,
+    keep::forget,
+    keep::undelete,
+    keep::set_tags,
+    keep::retention,
+    keep::set_retention,
     restores::make_restore,
     restores::restores,
     restores::restore,

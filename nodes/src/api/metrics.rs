@@ -8,16 +8,17 @@ use actix_web::http::header::CACHE_CONTROL;
 use actix_web::{HttpResponse, get, web};
 use zoneward_actors::board::StepReport;
 use zoneward_actors::engine::calendar::Stands;
-use zoneward_consensus::levels::Levels;
+use zoneward_consensus::levels::{DAY_MS, Levels};
 use zoneward_consensus::model::{Checkpoint, CheckpointState, CopyState, Source, State, TaskState};
 use zoneward_consensus::raft::{Metrics, Role};
+use zoneward_consensus::terms::Outlook;
 use zoneward_sectors::ids::{NodeId, SectorId, SourceId, TargetId};
 
 use super::{Answer, Shared, views};
 use crate::units::show_path;
 
 /// Every metric: name, type, meaning.
-pub const METRICS: [(&str, &str, &str); 24] = [
+pub const METRICS: [(&str, &str, &str); 28] = [
     ("zoneward_build_info", "gauge", "1; the release as a label"),
     ("zoneward_last_checkpoint_timestamp_seconds", "gauge", "The moment that the newest backup of a source is of"),
     (
@@ -33,6 +34,22 @@ pub const METRICS: [(&str, &str, &str); 24] = [
     ("zoneward_sectors", "gauge", "Copies of sectors on a target, by state"),
     ("zoneward_target_up", "gauge", "1 if some node can use the target"),
     ("zoneward_target_used_bytes", "gauge", "Bytes of stored copies on a target"),
+    ("zoneward_target_free_bytes", "gauge", "Bytes that a target can still take; absent where nobody tells"),
+    (
+        "zoneward_target_full_timestamp_seconds",
+        "gauge",
+        "When a target is full at the rate of the last 30 days; absent while it does not grow, or that is not known",
+    ),
+    (
+        "zoneward_target_cost_per_month",
+        "gauge",
+        "What a month of a target costs with what lies there now; absent without a price",
+    ),
+    (
+        "zoneward_target_paid_until_timestamp_seconds",
+        "gauge",
+        "Until when a target is paid for, or lets this zone in; absent where nobody tells",
+    ),
     (
         "zoneward_audit_oldest_timestamp_seconds",
         "gauge",
@@ -70,6 +87,8 @@ struct Figures<'a> {
     steps: Vec<StepReport>,
     levels: Levels,
     stands: BTreeMap<String, Stands>,
+    outlooks: BTreeMap<TargetId, Outlook>,
+    now_ms: u64,
 }
 
 /// The node's metrics. From this device no token is needed.
@@ -78,6 +97,7 @@ struct Figures<'a> {
 #[get("/metrics")]
 pub async fn metrics(shared: web::Data<Shared>) -> Answer {
     let (state, reports) = (shared.node.cluster.view(), shared.reports().await?);
+    let now_ms = zoneward_actors::clock::now_ms();
     let up = |id: &NodeId| (*id, *id == shared.node.id() || views::is_up(&reports, *id));
     let figures = Figures {
         version: shared.node.version,
@@ -87,6 +107,8 @@ pub async fn metrics(shared: web::Data<Shared>) -> Answer {
         steps: shared.node.board.report(),
         levels: super::levels::of_now(&shared, &state, &reports),
         stands: super::schedules::stands(&state, &reports),
+        outlooks: crate::terms::of_reports(&state, &reports, now_ms),
+        now_ms,
     };
     let mut out = figures.text();
     let _ = writeln!(out, "# HELP {REQUESTS} Time that requests took\n# TYPE {REQUESTS} histogram");
@@ -205,6 +227,9 @@ impl Figures<'_> {
             let target = label("target", &t.name);
             let OnTarget { states, used, silent, oldest_ms } = copies.remove(&t.id).unwrap_or_default();
             let mut put = |metric, labels: String, value: f64| all.entry(metric).or_default().push((labels, value));
+            if let Some(o) = self.outlooks.get(&t.id) {
+                of_outlook(o, &target, self.now_ms, &mut put);
+            }
             for word in ["open", "stored", "abandoned", "damaged", "lost"] {
                 let n = states.get(word).copied().unwrap_or(0);
                 put("zoneward_sectors", format!("{target},{}", label("state", word)), n as f64);
@@ -264,6 +289,24 @@ impl Figures<'_> {
     }
 }
 
+/// A target's room, money and time.
+fn of_outlook(o: &Outlook, target: &str, now_ms: u64, put: &mut impl FnMut(&'static str, String, f64)) {
+    if let Some(free) = o.free_bytes {
+        put("zoneward_target_free_bytes", target.to_owned(), free as f64);
+    }
+    if let Some(days) = o.full_in_days {
+        let at = now_ms.saturating_add(days.saturating_mul(DAY_MS)) as f64 / 1000.0;
+        put("zoneward_target_full_timestamp_seconds", target.to_owned(), at);
+    }
+    if let (Some(p), Some(micros)) = (&o.price, o.cost_micros) {
+        let labels = format!("{target},{}", label("currency", &p.currency));
+        put("zoneward_target_cost_per_month", labels, micros as f64 / 1_000_000.0);
+    }
+    if let Some(at) = o.paid_until_ms {
+        put("zoneward_target_paid_until_timestamp_seconds", target.to_owned(), at as f64 / 1000.0);
+    }
+}
+
 /// Whether a checkpoint backed a source up; `None` if it did not try.
 fn looked_at(c: &Checkpoint, id: SourceId) -> Option<bool> {
     if c.refused.iter().any(|r| r.source == id) {
@@ -305,6 +348,25 @@ mod tests {
         match std::process::Command::new("promtool").args(["check", "rules"]).arg(rules).output() {
             Ok(o) => assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr)),
             // It comes with Debian's package prometheus.
+            Err(e) => eprintln!("not tried: promtool: {e}"),
+        }
+    }
+
+    /// Alerts that compute something fire when they should, and only then.
+    #[test]
+    fn alerts_fire_when_they_should() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        match std::process::Command::new("promtool")
+            .args(["test", "rules", "alerts.test.yml"])
+            .current_dir(root)
+            .output()
+        {
+            Ok(o) => assert!(
+                o.status.success(),
+                "{}{}",
+                String::from_utf8_lossy(&o.stdout),
+                String::from_utf8_lossy(&o.stderr)
+            ),
             Err(e) => eprintln!("not tried: promtool: {e}"),
         }
     }

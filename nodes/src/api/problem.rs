@@ -183,6 +183,14 @@ impl Problem {
         .at("Idempotency-Key", "a new request needs a new key")
     }
 
+    /// Only the owner may say this, and not here.
+    pub fn owner(why: &str, command: &str) -> Self {
+        let failure = Failure::new(3050, exit::REFUSED, "only the owner may say this")
+            .why(why)
+            .help(format!("on a node: {command}; the owner's key never goes over HTTP"));
+        Self::new(StatusCode::FORBIDDEN, failure)
+    }
+
     /// Something of the server's own failed.
     pub fn internal(why: impl Into<String>) -> Self {
         Self::new(
@@ -197,6 +205,7 @@ impl Problem {
         match e {
             CommandError::Refused { code, .. } => match code.as_str() {
                 "differs" => Self::stale(),
+                "owner" => Self::owner(&text, "the command of the same name, with --owner"),
                 "unknown" => Self { status: StatusCode::NOT_FOUND, ..Self::refused(text) },
                 "range" => Self { status: StatusCode::UNPROCESSABLE_ENTITY, ..Self::refused(text) },
                 _ => Self::refused(text),

@@ -8,6 +8,7 @@ use super::views::{
     CheckpointView, NodeView, SectorView, SourceView, StepView, TargetView, ZoneView, newest_of_sources,
 };
 use super::{Answer, Problem, Shared, reply};
+use zoneward_consensus::model::{Checkpoint, State as Model};
 use zoneward_consensus::seen as settings;
 
 type State = web::Data<Shared>;
@@ -70,9 +71,9 @@ pub async fn source(shared: State, req: HttpRequest, path: web::Path<String>, q:
 #[utoipa::path(tag = "targets", security(("token" = ["status:read"])), params(Page), responses((status = 200, body = List<TargetView>)))]
 #[get("/api/v1/targets")]
 pub async fn targets(shared: State, req: HttpRequest, q: web::Query<Page>) -> Answer {
-    let state = shared.view(q.min_revision).await?;
+    let (state, reports) = (shared.view(q.min_revision).await?, shared.reports().await?);
     let (items, next) = q.of_map(&state.targets)?;
-    let items = items.into_iter().map(|t| TargetView::of(&state, t)).collect();
+    let items = items.into_iter().map(|t| TargetView::of(&state, t, &reports)).collect();
     reply::seen(&req, state.revision, None, &List { items, next })
 }
 
@@ -80,9 +81,9 @@ pub async fn targets(shared: State, req: HttpRequest, q: web::Query<Page>) -> An
 #[utoipa::path(tag = "targets", security(("token" = ["status:read"])), params(("id" = String, Path, description = "The target's id"), Look), responses((status = 200, body = TargetView)))]
 #[get("/api/v1/targets/{id}")]
 pub async fn target(shared: State, req: HttpRequest, path: web::Path<String>, q: web::Query<Look>) -> Answer {
-    let state = shared.view(q.min_revision).await?;
+    let (state, reports) = (shared.view(q.min_revision).await?, shared.reports().await?);
     let t = state.targets.get(&id(&path)?).ok_or_else(|| Problem::not_found("no target has this id"))?;
-    reply::seen(&req, state.revision, Some(&settings::of_target(t)), &TargetView::of(&state, t))
+    reply::seen(&req, state.revision, Some(&settings::of_target(t)), &TargetView::of(&state, t, &reports))
 }
 
 /// The checkpoints, newest first.
@@ -103,14 +104,20 @@ pub async fn checkpoints(shared: State, req: HttpRequest, q: web::Query<Page>) -
 #[get("/api/v1/checkpoints/{id}")]
 pub async fn checkpoint(shared: State, req: HttpRequest, path: web::Path<String>, q: web::Query<Look>) -> Answer {
     let state = shared.view(q.min_revision).await?;
-    let found = match (path.parse::<u64>(), path.parse()) {
-        _ if *path == "latest" => state.complete().last().copied(),
+    let c = find_checkpoint(&state, &path)?;
+    let digest = settings::of_checkpoint(c);
+    reply::seen(&req, state.revision, Some(&digest), &CheckpointView::of(&shared, &state, c, true))
+}
+
+/// A checkpoint by its id, its number, or `latest`.
+pub fn find_checkpoint<'a>(state: &'a Model, text: &str) -> Result<&'a Checkpoint, Problem> {
+    let found = match (text.parse::<u64>(), text.parse()) {
+        _ if text == "latest" => state.complete().last().copied(),
         (_, Ok(id)) => state.checkpoints.get(&id),
         (Ok(seq), _) => state.checkpoints.values().find(|c| c.seq == seq),
         _ => None,
     };
-    let c = found.ok_or_else(|| Problem::not_found("no checkpoint is called this"))?;
-    reply::seen(&req, state.revision, None, &CheckpointView::of(&shared, &state, c, true))
+    found.ok_or_else(|| Problem::not_found("no checkpoint is called this"))
 }
 
 /// What the nodes work on now.

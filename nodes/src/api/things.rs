@@ -167,7 +167,8 @@ pub async fn make_checkpoint(shared: Zone, req: HttpRequest, body: web::Json<New
     let c = state.checkpoints.get(&made).ok_or_else(|| Problem::internal("the checkpoint is gone"))?;
     let view = CheckpointView::of(&shared, &state, c, true);
     let location = Some(format!("/api/v1/checkpoints/{made}"));
-    reply::with_status(&req, StatusCode::ACCEPTED, state.revision, None, &view, location)
+    let digest = seen::of_checkpoint(c);
+    reply::with_status(&req, StatusCode::ACCEPTED, state.revision, Some(&digest), &view, location)
 }
 
 fn chosen(state: &State, asked: &[String]) -> Result<Vec<SourceId>, Problem> {
@@ -348,7 +349,8 @@ pub async fn change_target(
     let command = Command::SetTarget { target: old.id, paused: Some(body.paused), owner_key_hash: None };
     let state = change(&shared, digest, command).await?;
     let t = state.targets.get(&old.id).ok_or_else(|| Problem::conflict("the target was removed meanwhile"))?;
-    reply::seen(&req, state.revision, Some(&seen::of_target(t)), &TargetView::of(&state, t))
+    let reports = shared.reports().await?;
+    reply::seen(&req, state.revision, Some(&seen::of_target(t)), &TargetView::of(&state, t, &reports))
 }
 
 /// Renames a node, drains it, or gives it work again.

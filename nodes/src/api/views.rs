@@ -6,9 +6,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use zoneward_actors::board::StepReport;
 use zoneward_consensus::model::{Checkpoint, Copy, Node, RawSector, Source, State, Target, Task, TaskState};
+use zoneward_consensus::terms::{Price, outlook};
 use zoneward_sectors::ids::{NodeId, SectorId, SourceId};
 
 use super::Shared;
+use crate::terms;
 use crate::units::{show_path, utc_time};
 
 /// A value of one of the model's enumerations as its JSON has it.
@@ -212,14 +214,59 @@ pub struct TargetView {
     /// Stored copies, and their bytes.
     pub copies: u64,
     pub used_bytes: u64,
+    /// Bytes that may lie there, as a person said, else as its operator does.
+    pub quota_bytes: Option<u64>,
+    /// Bytes that can still be written, within that quota; `null` where nobody tells.
+    pub free_bytes: Option<u64>,
+    /// By how much it grew a day, over the last 30 days; `null` while it is too early to say.
+    pub growth_bytes_per_day: Option<u64>,
+    /// Whole days until it is full at this rate; `null` if it does not grow, or that is not known.
+    pub full_in_days: Option<u64>,
+    /// As a person said, else as its operator does.
+    pub price: Option<PriceView>,
+    /// What a month costs with what lies there now.
+    pub cost_per_month: Option<MoneyView>,
+    /// Until when it is paid for.
+    pub paid_until: Option<String>,
+    /// `person`: somebody said so; `target`: then the token ends that lets us in.
+    pub paid_until_from: Option<String>,
+    /// Whole days until then; below zero once it is over.
+    pub renew_in_days: Option<i64>,
     /// Nodes that can use it now.
     pub reached_by: Vec<String>,
 }
 
+/// A price.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Price)]
+pub struct PriceView {
+    /// A decimal number as text: nothing of it is lost.
+    pub amount: String,
+    /// ISO 4217.
+    pub currency: String,
+    /// `month`, or `TiB/month` for what lies there.
+    pub per: String,
+}
+
+/// An amount of money, rounded up to hundredths.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Money)]
+pub struct MoneyView {
+    pub amount: String,
+    pub currency: String,
+}
+
 impl TargetView {
-    pub fn of(state: &State, t: &Target) -> Self {
-        let stored = state.copies.values().filter(|c| c.target == t.id && c.is_stored());
-        let (copies, used_bytes) = stored.fold((0, 0), |(n, b), c| (n + 1, b + c.stored_len));
+    pub fn of(state: &State, t: &Target, reports: &super::Reports) -> Self {
+        let now = zoneward_actors::clock::now_ms();
+        let o = outlook(state, t, terms::heard(reports, t.id), now);
+        let price = |p: &Price| PriceView {
+            amount: terms::amount(p.micros),
+            currency: p.currency.clone(),
+            per: terms::per(p).into(),
+        };
+        let cost =
+            |p: &Price| MoneyView { amount: terms::cost(o.cost_micros.unwrap_or(0)), currency: p.currency.clone() };
         Self {
             id: t.id.to_string(),
             name: t.name.clone(),
@@ -229,8 +276,17 @@ impl TargetView {
             evacuating: t.leaving,
             added: utc_time(t.added_ms),
             head: t.pointer.map(|p| p.n),
-            copies,
-            used_bytes,
+            copies: o.copies,
+            used_bytes: o.used_bytes,
+            quota_bytes: o.quota_bytes,
+            free_bytes: o.free_bytes,
+            growth_bytes_per_day: o.growth_bytes,
+            full_in_days: o.full_in_days,
+            price: o.price.as_ref().map(price),
+            cost_per_month: o.price.as_ref().map(cost),
+            paid_until: o.paid_until_ms.map(utc_time),
+            paid_until_from: o.paid_until_ms.map(|_| terms::from(&o).into()),
+            renew_in_days: o.renew_in_days,
             reached_by: t.reached_by.iter().map(ToString::to_string).collect(),
         }
     }

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use zoneward_consensus::terms::Price;
+
+use crate::terms::Said;
 
 #[derive(Debug, Subcommand)]
 pub enum TargetCommand {
@@ -10,7 +13,8 @@ pub enum TargetCommand {
     Ls,
     /// Add a target
     Add {
-        /// A path, file:///path, s3://host/bucket/folder, …
+        /// A path, file:///path, s3://host/bucket/folder, …; the text of another device's `target qr`; - reads it from
+        /// standard input
         url: String,
         /// File with its credentials, for a target over the network: JSON, readable by you alone (docs/cli.md)
         #[arg(long, env = "ZONEWARD_CREDENTIALS_FILE", value_name = "FILE")]
@@ -22,6 +26,14 @@ pub enum TargetCommand {
         #[arg(long)]
         domain: Option<String>,
     },
+    /// Show a target as a text and a QR code, for another zone or device: target add takes it
+    Qr {
+        /// Its name
+        target: String,
+        /// Also what opens it: whoever has the text can use the target as this zone does
+        #[arg(long)]
+        with_credentials: bool,
+    },
     /// Give a target nothing new; what it has stays and is still read
     Pause {
         /// Its name
@@ -32,23 +44,8 @@ pub enum TargetCommand {
         /// Its name
         target: String,
     },
-    /// Change a target's name, place or failure domain; at a new place it must be the same target
-    Set {
-        /// Its name
-        target: String,
-        /// Its new name
-        #[arg(long, value_name = "NAME")]
-        name: Option<String>,
-        /// Where it is now; it is opened there first
-        #[arg(long)]
-        url: Option<String>,
-        /// File with its credentials at the new place: JSON, readable by you alone (docs/cli.md)
-        #[arg(long, env = "ZONEWARD_CREDENTIALS_FILE", value_name = "FILE", requires = "url")]
-        credentials_file: Option<PathBuf>,
-        /// Its failure domain; none takes it away
-        #[arg(long)]
-        domain: Option<String>,
-    },
+    /// Change a target's name, place, failure domain, price or room; at a new place it must be the same target
+    Set(SetTargetArgs),
     /// Try a target: what it can do, how fast it writes and reads; nothing is left behind
     Test {
         /// Its name
@@ -86,6 +83,33 @@ pub enum TargetCommand {
     /// Tokens that let zones use the target server on this machine
     #[command(subcommand)]
     Token(TargetTokenCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct SetTargetArgs {
+    /// Its name
+    pub target: String,
+    /// Its new name
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Where it is now; it is opened there first
+    #[arg(long)]
+    pub url: Option<String>,
+    /// File with its credentials at the new place: JSON, readable by you alone (docs/cli.md)
+    #[arg(long, env = "ZONEWARD_CREDENTIALS_FILE", value_name = "FILE", requires = "url")]
+    pub credentials_file: Option<PathBuf>,
+    /// Its failure domain; none takes it away
+    #[arg(long)]
+    pub domain: Option<String>,
+    /// What it costs: 4.99EUR/month, or 5.49EUR/TiB/month for what lies there; '' takes it away
+    #[arg(long, value_name = "PRICE", value_parser = crate::terms::parse_price)]
+    pub price: Option<Said<Price>>,
+    /// The day until which it is paid for, as in 2027-03-01; '' takes it away
+    #[arg(long, value_name = "DATE", value_parser = crate::terms::parse_day)]
+    pub paid_until: Option<Said<u64>>,
+    /// Bytes of this zone that may lie there, as in 2TiB; '' takes it away
+    #[arg(long, value_name = "SIZE", value_parser = crate::terms::parse_quota)]
+    pub quota: Option<Said<u64>>,
 }
 
 #[derive(Debug, Args)]

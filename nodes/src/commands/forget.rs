@@ -84,7 +84,8 @@ fn line(c: &Checkpoint) -> String {
     format!("{:>5}  {:.8}  {}{tags}", c.seq, c.id.to_string(), local_time(c.started_ms))
 }
 
-fn hold_text(state: &State, hold: &Hold) -> String {
+/// Why forgetting waits for the owner.
+pub(crate) fn hold_text(state: &State, hold: &Hold) -> String {
     match hold {
         Hold::LastVerified(source) => {
             let path = state.source_ever(*source).map_or_else(|| source.to_string(), |s| show_path(&s.path));

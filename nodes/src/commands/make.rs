@@ -21,6 +21,11 @@ use crate::output::Out;
 use crate::{passphrase, units};
 
 pub(crate) fn parse_url(text: &str) -> Result<Url, Failure> {
+    if zoneward_targets::code::is_code(text) {
+        // It is not repeated: it may carry credentials.
+        return Err(Failure::new(1665, exit::USAGE, "the code of a target cannot be used here")
+            .help("zoneward target add - takes it; here give the target's URL"));
+    }
     Url::parse_or_path(text)
         .map_err(|e| Failure::new(1303, exit::USAGE, format!("{text:?} is not a target")).why(e.to_string()))
 }

@@ -211,7 +211,7 @@ fn invite(g: &Global, out: Out, a: &InviteArgs) -> Result<i32, Failure> {
     }
     out.say("");
     if !out.quiet && !out.json {
-        out.say(qr(&text));
+        out.say(crate::qr::terminal(&text).unwrap_or_default());
     }
     out.say(format!("on the new device: zoneward join {:.16}…", *text));
     out.say(format!(
@@ -275,13 +275,6 @@ fn attend(
         }
         std::thread::sleep(Duration::from_millis(LOOK_MS));
     }
-}
-
-/// A QR code for a terminal.
-fn qr(text: &str) -> String {
-    use qrcode::render::unicode::Dense1x2;
-    let Ok(code) = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L) else { return String::new() };
-    code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build()
 }
 
 fn change(client: &Client, change: &MemberChange) -> Result<(), Failure> {

@@ -44,6 +44,14 @@ fn concerns(zone: &Zone, status: Option<&Status>) -> Vec<String> {
             n => format!("target {} is being evacuated: {} left", t.name, plural(n, "sector is", "sectors are")),
         });
     }
+    let known = crate::terms::of_zone(zone, status);
+    all.extend(
+        state
+            .targets
+            .values()
+            .filter_map(|t| Some((t, known.get(&t.id)?)))
+            .flat_map(|(t, o)| crate::terms::concerns(&t.name, o)),
+    );
     if let Some(z) = state.zone.as_ref().filter(|z| z.secret_stale) {
         let (holders, keepers) = (z.secret_next.as_ref().map_or(0, |n| n.holders.len()), keepers(state).len());
         all.push(format!(

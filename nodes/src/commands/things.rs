@@ -1,20 +1,21 @@
 //! What the zone keeps: `target`.
 
-use std::path::Path;
-
 use zoneward_actors::init::{Edit, add_target, edit_target, set_credentials};
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::State;
+use zoneward_consensus::seen;
+use zoneward_consensus::terms::{Price, Terms};
 use zoneward_sectors::ids::TargetId;
 use zoneward_targets::Url;
 
-use super::make::{parse_url, place, read_credentials};
+use super::make::{parse_url, read_credentials};
 use super::open;
-use crate::cli::{Global, TargetCommand};
+use crate::cli::{Global, SetTargetArgs, TargetCommand};
 use crate::errors::{Failure, exit};
 use crate::output::Out;
-use crate::units::{bytes, plural};
+use crate::terms::Said;
+use crate::units::plural;
 
 pub(super) fn find_target(state: &State, name: &str) -> Result<TargetId, Failure> {
     let found = state.targets.values().find(|t| t.name == name).map(|t| t.id);
@@ -38,31 +39,53 @@ fn pause(zone: &mut Zone, name: &str, paused: bool) -> Result<(), Failure> {
     Ok(zone.propose(Command::SetTarget { target, paused: Some(paused), owner_key_hash: None })?)
 }
 
-/// What is to be changed of a target.
-struct Change {
-    name: Option<String>,
-    url: Option<String>,
-    domain: Option<String>,
-}
-
-fn set(zone: &mut Zone, target: &str, change: Change, credentials: Option<&Path>) -> Result<String, Failure> {
-    let id = find_target(zone.state(), target)?;
-    let Change { name, url, domain } = change;
-    if name.is_none() && url.is_none() && domain.is_none() {
-        return Err(Failure::new(1703, exit::USAGE, "there is nothing to set").help("--name, --url or --domain"));
+fn set(zone: &mut Zone, a: SetTargetArgs) -> Result<String, Failure> {
+    let id = find_target(zone.state(), &a.target)?;
+    let moves = a.name.is_some() || a.url.is_some() || a.domain.is_some();
+    let terms = a.price.is_some() || a.paid_until.is_some() || a.quota.is_some();
+    if !moves && !terms {
+        return Err(Failure::new(1703, exit::USAGE, "there is nothing to set")
+            .help("--name, --url, --domain, --price, --paid-until or --quota"));
     }
-    name.as_deref().map_or(Ok(()), name_fits)?;
-    let url = url.map(|u| parse_url(&u)).transpose()?;
+    a.name.as_deref().map_or(Ok(()), name_fits)?;
+    let url = a.url.as_deref().map(parse_url).transpose()?;
     if let Some(url) = &url {
         super::make::apart(zone.home.dir(), std::slice::from_ref(url))?;
         let others: Vec<Url> =
             zone.state().targets.values().filter(|t| t.id != id).filter_map(|t| t.url.parse().ok()).collect();
         super::make::separate(url, &others)?;
     }
-    let credentials = credentials.map(read_credentials).transpose()?;
-    let domain = domain.map(|d| if d == "none" { String::new() } else { d });
-    edit_target(zone, id, Edit { name, url, credentials, domain, leaving: None })?;
-    Ok(format!("target {target} is changed"))
+    let credentials = a.credentials_file.as_deref().map(read_credentials).transpose()?;
+    let domain = a.domain.map(|d| if d == "none" { String::new() } else { d });
+    if moves {
+        edit_target(zone, id, Edit { name: a.name, url, credentials, domain, leaving: None })?;
+    }
+    if terms {
+        set_terms(zone, id, a.price, a.paid_until, a.quota)?;
+    }
+    Ok(format!("target {} is changed", a.target))
+}
+
+/// Sets what was said and leaves the rest; if somebody else is faster, it is refused and can be said again.
+fn set_terms(
+    zone: &mut Zone,
+    target: TargetId,
+    price: Option<Said<Price>>,
+    paid_until: Option<Said<u64>>,
+    quota: Option<Said<u64>>,
+) -> Result<(), Failure> {
+    let old = zone.state().targets.get(&target).map(|t| t.terms.clone()).unwrap_or_default();
+    let terms = Terms {
+        price: price.map_or(old.price, |s| s.0),
+        paid_until_ms: paid_until.map_or(old.paid_until_ms, |s| s.0),
+        quota_bytes: quota.map_or(old.quota_bytes, |s| s.0),
+    };
+    let command = Command::SetTerms { target, terms };
+    let command = match seen::before(zone.state(), &command) {
+        Some(seen) => Command::IfSeen { seen, command: Box::new(command) },
+        None => command,
+    };
+    Ok(zone.propose(command)?)
 }
 
 fn evacuate(zone: &mut Zone, target: &str, leaving: bool) -> Result<String, Failure> {
@@ -107,7 +130,7 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
         // Those two are asked of a target server, not of the zone (`commands::run`).
         TargetCommand::Ls | TargetCommand::Serve(_) | TargetCommand::Token(_) => None,
         TargetCommand::Add { url, credentials_file, name, domain } => {
-            let place = place(parse_url(&url)?, credentials_file.as_deref())?;
+            let place = super::target_code::given(&url, credentials_file.as_deref())?;
             let url = &place.url;
             super::make::apart(zone.home.dir(), std::slice::from_ref(url))?;
             let others: Vec<_> = zone.state().targets.values().filter_map(|t| t.url.parse().ok()).collect();
@@ -125,11 +148,11 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
             pause(&mut zone, &target, false)?;
             Some(format!("target {target} takes sectors again"))
         }
-        TargetCommand::Set { target, name, url, credentials_file, domain } => {
-            let change = Change { name, url, domain };
-            Some(set(&mut zone, &target, change, credentials_file.as_deref())?)
-        }
+        TargetCommand::Set(a) => Some(set(&mut zone, a)?),
         TargetCommand::Test { target, size } => return super::target_test::test(&zone, out, &target, size),
+        TargetCommand::Qr { target, with_credentials } => {
+            return super::target_code::show(&zone, out, &target, with_credentials);
+        }
         TargetCommand::Evacuate { target, undo } => Some(evacuate(&mut zone, &target, !undo)?),
         TargetCommand::Remove { target, lose_copies } => Some(remove(&mut zone, &target, lose_copies)?),
         TargetCommand::Credentials { target, credentials_file } => {
@@ -144,34 +167,6 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
             return Ok(0);
         }
     }
-    let mut rows = Vec::new();
-    for t in zone.state().targets.values() {
-        let stored = zone.state().copies.values().filter(|c| c.target == t.id && c.is_stored());
-        let (n, used) = stored.fold((0u64, 0u64), |(n, b), c| (n + 1, b + c.stored_len));
-        let free = zone.target(t.id).and_then(|x| x.capabilities().free_bytes);
-        let why = zone.unreachable().iter().find(|u| u.target == t.id).map(|u| crate::errors::chain(&u.error));
-        rows.push(serde_json::json!({
-            "id": t.id, "name": t.name, "url": t.url, "domain": t.domain, "paused": t.paused, "evacuating": t.leaving,
-            "left_to_copy": t.leaving.then(|| zone.state().left_on(t.id)), "reachable": why.is_none(), "why": why,
-            "sectors": n, "used_bytes": used, "free_bytes": free, "head": t.pointer.map(|p| p.n),
-        }));
-        let state = why.map_or_else(
-            || free.map_or_else(String::new, |f| format!("{} free", bytes(f))),
-            |w| format!("NOT REACHABLE: {w}"),
-        );
-        let state = match zone.state().left_on(t.id) as u64 {
-            _ if !t.leaving => state,
-            0 => format!("evacuated: zoneward target remove {}", t.name),
-            n => format!("evacuating: {} left", plural(n, "sector", "sectors")),
-        };
-        out.answer(format!(
-            "{:<12} {:>6}  {:>9}  {}  {state}",
-            t.name,
-            plural(n, "sector", "sectors"),
-            bytes(used),
-            t.url
-        ));
-    }
-    out.json(&serde_json::json!({"schema": "zoneward.targets/1", "targets": rows}));
+    super::target_ls::list(g, out, &zone);
     Ok(0)
 }

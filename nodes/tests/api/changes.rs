@@ -57,3 +57,42 @@ fn of_two_operators_who_saw_the_same_one_wins() {
     assert_eq!(drained.ok(200)["standing"], "draining");
     d.change("PATCH", &t, &at, &d.etag(&t, &at), Some(&json!({"standing": "faulty"}))).problem(422, 3010);
 }
+
+#[test]
+fn what_a_target_costs_is_told_to_programs_too() {
+    let d = Daemon::new();
+    let t = d.token(&["status:read", "metrics:read"]);
+    let target = || d.get(&t, "/api/v1/targets").ok(200)["items"][0].clone();
+    let metrics = || String::from_utf8(d.get(&t, "/metrics").body).unwrap();
+    // The node has looked at its targets soon after its start.
+    until("the room", || target()["free_bytes"].as_u64());
+    let before = target();
+    for nothing in ["price", "cost_per_month", "paid_until", "paid_until_from", "renew_in_days", "quota_bytes"] {
+        assert!(before[nothing].is_null(), "{nothing}: {before}");
+    }
+    assert!(metrics().contains("zoneward_target_free_bytes{target=\"first\"} "));
+    assert!(!metrics().contains("zoneward_target_cost_per_month{"));
+    let at = format!("/api/v1/targets/{}", before["id"].as_str().unwrap());
+    let seen = d.etag(&t, &at);
+    let set = ["target", "set", "first", "--price", "4.99EUR/month", "--paid-until", "2100-01-01", "--quota", "1MiB"];
+    let set = d.run(&set);
+    assert!(set.status.success(), "{}", super::text(&set));
+    let after = d.get(&t, &at).ok(200);
+    assert_eq!(after["price"], json!({"amount": "4.99", "currency": "EUR", "per": "month"}));
+    assert_eq!(after["cost_per_month"], json!({"amount": "4.99", "currency": "EUR"}));
+    assert_eq!((&after["paid_until"], &after["paid_until_from"]), (&json!("2100-01-01T00:00:00Z"), &json!("person")));
+    let used = after["used_bytes"].as_u64().unwrap();
+    assert_eq!((&after["quota_bytes"], &after["free_bytes"]), (&json!(1 << 20), &json!((1u64 << 20) - used)));
+    assert!(after["renew_in_days"].as_i64().unwrap() > 10_000, "{after}");
+    // It is a setting: who saw the target before would undo it.
+    assert_ne!(seen.split('-').nth(1), d.etag(&t, &at).split('-').nth(1));
+    let told = metrics();
+    for line in [
+        "zoneward_target_cost_per_month{target=\"first\",currency=\"EUR\"} 4.99".to_owned(),
+        "zoneward_target_paid_until_timestamp_seconds{target=\"first\"} 4102444800".to_owned(),
+        format!("zoneward_target_used_bytes{{target=\"first\"}} {used}"),
+        format!("zoneward_target_free_bytes{{target=\"first\"}} {}", (1u64 << 20) - used),
+    ] {
+        assert!(told.contains(&line), "{line} in\n{told}");
+    }
+}

@@ -4,6 +4,7 @@
 
 mod changes;
 mod events;
+mod forget;
 mod schedules;
 
 use std::io::{BufRead, BufReader, Read, Write};
