@@ -199,6 +199,7 @@ impl Problem {
                 "differs" => Self::stale(),
                 "unknown" => Self { status: StatusCode::NOT_FOUND, ..Self::refused(text) },
                 "range" => Self { status: StatusCode::UNPROCESSABLE_ENTITY, ..Self::refused(text) },
+                "maintenance" => Self::new(StatusCode::CONFLICT, crate::translate::in_maintenance(text)),
                 _ => Self::refused(text),
             },
             CommandError::NoLeader => {
