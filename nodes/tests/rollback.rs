@@ -135,6 +135,12 @@ fn what_cannot_be_had_whole_is_refused_before_anything_is_touched() {
     assert_eq!(b.status()["maintenance"], serde_json::json!([]));
     b.expect(0, &["backup"]);
     assert!(b.expect(1, &["rollback", "7"]).contains("ZW-1601"));
+    // A journal that cannot be read is not guessed at.
+    fs::write(b.path("zone/rollback.json"), "{\"format\": 2}").unwrap();
+    for args in [&["rollback"][..], &["rollback", "1", "--apply"], &["rollback", "--undo"], &["backup"]] {
+        assert!(b.expect(5, args).contains("ZW-1659"), "{args:?}");
+    }
+    assert!(b.expect(0, &["status"]).contains("the journal of a rollback"));
 }
 
 #[test]
@@ -150,7 +156,7 @@ fn while_it_is_under_way_nothing_is_backed_up() {
     fs::rename(src.join(FOLDER), b.path("away")).unwrap();
     let told = b.expect(1, &["rollback", "--undo"]);
     assert!(told.contains("ZW-1657") && told.contains("is the right disk mounted"), "{told}");
-    assert!(tree(&src) == was, "nothing was moved");
+    assert!(tree(&src)[1..] == was[1..], "nothing was moved");
     for args in [&["backup"][..], &["backup", "--synthetic"]] {
         let said = b.expect(4, args);
         assert!(said.contains("ZW-1656") && said.contains("a rollback to checkpoint 1"), "{said}");
