@@ -29,6 +29,7 @@ pub fn rollback(g: &Global, out: Out, a: &RollbackArgs) -> Result<i32, Failure> 
     super::recover::refuse_while_pending(&super::home(g)?)?;
     let mut zone = open(g)?;
     if a.checkpoint.is_none() && !a.apply && !a.undo && !a.release {
+        settle(&mut zone)?;
         let journal = Journal::read(&zone.home).map_err(failure)?;
         told::status(out, &zone, journal.as_ref());
         return Ok(0);
@@ -176,12 +177,17 @@ fn release(out: Out, zone: &mut Zone, journal: &mut Journal, apply: bool) -> Res
     Ok(0)
 }
 
+/// A run may have been cut after it was done and before it said so. If another one works on it, that one will.
+fn settle(zone: &mut Zone) -> Result<(), Failure> {
+    match rollback::lock(&zone.home) {
+        Ok(_lock) => rollback::settle(zone).map_err(failure),
+        Err(_) => Ok(()),
+    }
+}
+
 /// Refuses what would read sources that are half of one state and half of another.
 pub(super) fn refuse_in_maintenance(zone: &mut Zone) -> Result<(), Failure> {
-    // A run may have been cut after it was done and before it said so. If another one works on it, that one will.
-    if let Ok(_lock) = rollback::lock(&zone.home) {
-        rollback::settle(zone).map_err(failure)?;
-    }
+    settle(zone)?;
     let state = zone.state();
     let Some((node, m)) = state.in_maintenance().next() else { return Ok(()) };
     let name = state.nodes.get(&node).map_or_else(|| node.to_string(), |n| n.name.clone());

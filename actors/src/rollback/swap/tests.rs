@@ -29,8 +29,8 @@ fn tree(dir: &Path) -> Tree {
         if m.is_dir() {
             todo.extend(fs::read_dir(&p).unwrap().map(|e| e.unwrap().path()));
         }
-        // The directory around the sources is nobody's.
-        let time = if p == dir { 0 } else { m.mtime() };
+        // The directory around the sources is nobody's, and a link's time is that of the test.
+        let time = if p == dir || m.is_symlink() { 0 } else { m.mtime() };
         out.insert(p.strip_prefix(dir).unwrap().to_owned(), (m.mode(), time, content));
     }
     out
@@ -84,6 +84,13 @@ impl Bench {
             let folder = d.join(format!("{FOLDER}-{id}"));
             fs::create_dir_all(folder.join(OLD)).unwrap();
             file(&format!("{FOLDER}-{id}/new/{name}{}", if id == 3 { "/w" } else { "" }), "as it was");
+        }
+        let mut dirs = vec![d.clone()];
+        while let Some(dir) = dirs.pop() {
+            dirs.extend(
+                fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir() && !p.is_symlink()),
+            );
+            at(&dir, 1_000_000);
         }
         mode(&d.join("src"), 0o750);
         at(&d.join("src"), 2_000_000);

@@ -93,7 +93,7 @@ pub fn outlook(out: Out, zone: &Zone, seen: &Outlook) {
     if let Some(c) = zone.state().running().filter(|_| !zone.is_shared()) {
         out.say(format!("the backup that was cut, checkpoint {}, is given up", c.seq));
     }
-    out.say("what is there now is kept beside until you release it; meanwhile the zone backs nothing up");
+    out.say("what is there now is kept beside until you release it; until all is in its place nothing is backed up");
     out.say("stop the programs that use these files; --apply does it");
 }
 
@@ -165,6 +165,13 @@ pub fn concerns(zone: &Zone) -> Vec<String> {
         }],
         Err(e) => vec![crate::errors::chain(&e)],
     };
+    let under_way = matches!(Journal::read(&zone.home), Ok(Some(j)) if j.phase.is_under_way());
+    if !under_way && zone.state().in_maintenance().any(|(node, _)| node == zone.node()) {
+        all.push(
+            "nothing is backed up, and the rollback here is over: it was cut before it said so; zoneward rollback does"
+                .into(),
+        );
+    }
     all.extend(quiet_nodes(zone));
     all
 }
