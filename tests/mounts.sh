@@ -61,3 +61,36 @@ grep -q "$work/tree/below" "$work/err"
 expect 0 "a person says so" "$zoneward" backup "$work/tree" --allow-empty
 expect 0 "and it stays so" "$zoneward" backup "$work/tree"
 echo "changed mounts are refused"
+
+# A rollback moves nothing that is mounted, and knows another disk, and one that has no room.
+has() { # WHAT FILE TEXT
+  grep -qF "$3" "$work/$2" || { echo "FAILED: $1:"; cat "$work/$2"; exit 1; }
+  echo "$1"
+}
+mount_on c "$work/tree/below"
+umount "$work/disk"
+mount_on b "$work/disk"
+expect 0 "what a rollback would do" "$zoneward" rollback latest
+has "a mount inside stays" out "something is mounted on $work/tree/below"
+has "another disk is not written to" out "is the right disk mounted?"
+expect 4 "no source can go back" "$zoneward" rollback latest --apply
+umount "$work/disk"
+mount_on a "$work/disk"
+head -c 35M /dev/urandom >"$work/disk/large"
+sum=$(sha256sum <"$work/disk/large")
+expect 0 "a large file" "$zoneward" backup "$work/disk"
+expect 4 "no room beside what is there" "$zoneward" rollback latest --apply
+has "it says so" err ZW-1654
+rm "$work/disk/large"
+echo since >"$work/disk/since"
+expect 3 "there is room by now, and one source stays" "$zoneward" rollback latest --apply
+[ "$sum" = "$(sha256sum <"$work/disk/large")" ] && [ ! -e "$work/disk/since" ]
+umount "$work/disk"
+expect 1 "undone without the disk" "$zoneward" rollback --undo
+expect 4 "nothing is backed up meanwhile" "$zoneward" backup "$work/tree" --allow-empty
+mount_on a "$work/disk"
+expect 0 "undone" "$zoneward" rollback --undo
+[ ! -e "$work/disk/large" ] && [ "$(cat "$work/disk/since")" = since ]
+expect 0 "released" "$zoneward" rollback --release --apply
+[ -z "$(find "$work/disk" -name '.zoneward-*')" ]
+echo "a rollback leaves mounts alone"

@@ -57,6 +57,13 @@ fn mounts() -> Vec<Mount> {
     parse(text.get(..MOUNTS_LEN_MAX).unwrap_or(&text))
 }
 
+/// Where something is mounted inside a directory, or on it if that is asked for.
+pub(crate) fn mounts_in(dir: &Path, and_on: bool) -> std::io::Result<Vec<PathBuf>> {
+    let text = std::fs::read(MOUNTS)?;
+    let points = parse(&text).into_iter().map(|m| m.point);
+    Ok(points.filter(|p| p.starts_with(dir) && (and_on || p != dir)).collect())
+}
+
 fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|b| *b == b'\n').filter_map(line).collect()
 }
@@ -142,6 +149,12 @@ fn below(path: &Path, mounts: &[Mount]) -> Vec<String> {
 
 fn text(path: &Path) -> String {
     String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned()
+}
+
+/// Whether the file system is another one. One that has no identity is taken for the same.
+pub(crate) fn on_other(was: &Ground, now: &Ground) -> bool {
+    let identity = |g: &Ground| g.mount.split_once(" (").map(|(_, i)| i.to_owned());
+    matches!((identity(was), identity(now)), (Some(a), Some(b)) if a != b)
 }
 
 /// What is not as it was, in words: before, and now. A file system that has no identity is taken for the same.

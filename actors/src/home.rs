@@ -14,6 +14,8 @@
 //! incarnation        counts the starts of this node's daemon
 //! zoneward.sock      where the daemon that serves this home listens
 //! recovery.json      while a zone that was lost is brought back: nothing is backed up
+//! rollback.json      while sources are put back to a checkpoint, or what that replaced is kept
+//! rollback.lock      held by the one process that does so
 //! recovery-kit.html  until it is stored elsewhere
 //! ```
 
@@ -127,10 +129,15 @@ impl Home {
     }
 
     fn lock(dir: &Path) -> Result<Self, HomeError> {
+        let file = Self::take(dir, &dir.join("home.lock"))?;
+        Ok(Self { dir: dir.to_owned(), _lock: Some(file) })
+    }
+
+    /// Takes a lock in a home, until the file is closed.
+    fn take(dir: &Path, path: &Path) -> Result<File, HomeError> {
         use rustix::fs::{FlockOperation, flock};
         use std::os::unix::fs::FileExt;
-        let path = dir.join("home.lock");
-        let file = fsx::open_rw(&path, 0o600).map_err(io_at("open", &path))?;
+        let file = fsx::open_rw(path, 0o600).map_err(io_at("open", path))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = [0u8; 16];
             let n = file.read_at(&mut pid, 0).unwrap_or(0);
@@ -139,12 +146,22 @@ impl Home {
         }
         // The id is for the message above only, so writing it may fail.
         let _ = file.set_len(0).and_then(|()| file.write_all_at(std::process::id().to_string().as_bytes(), 0));
-        Ok(Self { dir: dir.to_owned(), _lock: Some(file) })
+        Ok(file)
     }
 
     /// The note of a home whose files are being brought back.
     pub fn recovery_in(dir: &Path) -> PathBuf {
         dir.join("recovery.json")
+    }
+
+    /// The journal of a rollback.
+    pub fn rollback(&self) -> PathBuf {
+        self.dir.join("rollback.json")
+    }
+
+    /// Taken to work on a rollback: a daemon may serve the home meanwhile, and guests be several.
+    pub(crate) fn lock_rollback(&self) -> Result<File, HomeError> {
+        Self::take(&self.dir, &self.dir.join("rollback.lock"))
     }
 
     pub fn dir(&self) -> &Path {

@@ -37,6 +37,7 @@ pub mod restore;
 pub mod restorer;
 pub mod retention;
 pub mod rewrite;
+pub mod rollback;
 pub mod secrets;
 pub mod serve;
 pub mod settle;

@@ -67,21 +67,10 @@ pub fn scan(
     compare: Compare,
     threads: usize,
 ) -> Result<Scan, ZoneError> {
-    let excludes = Excludes::new(&source.excludes, false).map_err(|e| ZoneError::TargetUrl(e.to_string()))?;
-    let filter: Filter = if source.excludes.is_empty() {
-        Arc::new(|path: &[u8], is_dir| is_dir && is_snapshot(path))
-    } else {
-        // Patterns are written for the source's own path.
-        let top = source.path.clone();
-        Arc::new(move |path: &[u8], is_dir| {
-            let absolute = [&top[..], b"/", path].concat();
-            (is_dir && is_snapshot(path)) || excludes.matches(path, &absolute, is_dir)
-        })
-    };
     let options = WalkOptions {
         threads,
         one_file_system: source.one_file_system,
-        excludes: Some(filter),
+        excludes: Some(left_out(source)?),
         skip_caches: source.exclude_caches,
     };
     let walk = Walk::start(root, options)
@@ -90,10 +79,25 @@ pub fn scan(
     Ok(Differ::new(walk, base, compare == Compare::All, compare == Compare::WholeCatalog))
 }
 
-/// A snapshot that a backup of this or another source just made is a part of no source.
-fn is_snapshot(path: &[u8]) -> bool {
+/// What of a source is not backed up, by its patterns and because it is our own.
+pub(crate) fn left_out(source: &Source) -> Result<Filter, ZoneError> {
+    let excludes = Excludes::new(&source.excludes, false).map_err(|e| ZoneError::TargetUrl(e.to_string()))?;
+    if source.excludes.is_empty() {
+        return Ok(Arc::new(|path: &[u8], is_dir| is_dir && is_own(path)));
+    }
+    // Patterns are written for the source's own path.
+    let top = source.path.clone();
+    Ok(Arc::new(move |path: &[u8], is_dir| {
+        let absolute = [&top[..], b"/", path].concat();
+        (is_dir && is_own(path)) || excludes.matches(path, &absolute, is_dir)
+    }))
+}
+
+/// A snapshot that a backup of this or another source just made, and what a rollback keeps, are a part of no source.
+fn is_own(path: &[u8]) -> bool {
     let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
-    name.starts_with(crate::reading::snapshot::BTRFS_PREFIX.as_bytes())
+    let ours = [crate::reading::snapshot::BTRFS_PREFIX, crate::rollback::FOLDER_PREFIX];
+    ours.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
 /// Scans a source once, at `root`; `live` is where it lies itself.

@@ -184,6 +184,13 @@ impl Site {
         self.keep()
     }
 
+    /// Backs the source up as it is now: a rollback to checkpoint 1 has a way back by checkpoint 2 too.
+    pub fn ready_to_roll_back(&self) -> Result<()> {
+        self.begin_again(&["home", "target"])?;
+        self.expect(0, &["backup"])?;
+        self.keep()
+    }
+
     /// What must hold after a clean prune that follows whatever happened.
     pub fn is_pruned(&self, second: &Tree) -> Result<()> {
         self.is_whole()?;

@@ -52,6 +52,8 @@ pub enum Refusal {
     Signature,
     #[error("only the owner may say this")]
     Owner,
+    #[error("the zone is in maintenance: a node puts its sources back to an earlier state")]
+    Maintenance,
 }
 
 impl Refusal {
@@ -70,6 +72,7 @@ impl Refusal {
             Self::Lease => "lease",
             Self::Signature => "signature",
             Self::Owner => "owner",
+            Self::Maintenance => "maintenance",
         }
     }
 }
@@ -185,6 +188,7 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::SetLimits { limits } => policy::set_limits(c, limits),
         Command::MapName { name, node, path } => policy::map_name(c, name, *node, path.as_deref()),
         Command::RunSchedule { .. } => policy::run(c, command),
+        Command::SetMaintenance { reason } => policy::set_maintenance(c, reason.as_deref()),
         Command::PutToken { token, hash, label, scopes, expires_ms } => {
             tokens::put(c, *token, *hash, label, scopes, *expires_ms)
         }

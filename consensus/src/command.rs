@@ -382,6 +382,10 @@ pub enum Command {
         /// Of its sources those that can be backed up now.
         sources: Vec<SourceId>,
     },
+    /// The sender changes its sources: no checkpoint begins until it says that it is done, without a reason.
+    SetMaintenance {
+        reason: Option<String>,
+    },
     /// Lets a program use the REST API. The zone learns a hash of the secret, never the secret.
     PutToken {
         token: TokenId,

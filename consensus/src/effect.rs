@@ -161,6 +161,7 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
             checkpoint.is_none_or(|id| state.checkpoints.contains_key(&id))
                 && state.policy.schedules.get(name).is_some_and(|s| s.begun_ms >= *due_ms)
         }
+        Command::SetMaintenance { reason } => state.policy.maintenance.get(&node).map(|m| &m.reason) == reason.as_ref(),
         Command::PutToken { token, hash, .. } => state.tokens.get(token).is_some_and(|t| t.hash == *hash),
         Command::RemoveToken { token } => !state.tokens.contains_key(token),
         Command::IfSeen { command, .. } => took_effect(state, node, command),

@@ -593,7 +593,7 @@ pub struct Head {
 }
 
 /// Paths as text where they are UTF-8, else as `{"b64": …}`.
-mod path_text {
+pub mod path_text {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};

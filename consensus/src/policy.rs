@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use zoneward_sectors::ids::SourceId;
+use zoneward_sectors::ids::{NodeId, SourceId};
 
 use crate::audits::Audits;
 use crate::keep::Rules;
@@ -30,6 +30,17 @@ pub struct Policy {
     /// Seconds of credited time for which what was forgotten can be taken back.
     #[serde(default = "grace_s")]
     pub grace_s: u32,
+    /// Nodes that change their sources, and why: no checkpoint begins meanwhile.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub maintenance: BTreeMap<NodeId, Maintenance>,
+}
+
+/// Why a node's sources are not to be read now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Maintenance {
+    pub reason: String,
+    pub since_ms: u64,
 }
 
 /// A week.
@@ -133,6 +144,7 @@ impl Default for Policy {
             names: BTreeMap::new(),
             retention: None,
             grace_s: grace_s(),
+            maintenance: BTreeMap::new(),
         }
     }
 }

@@ -277,6 +277,8 @@ pub fn story() -> Vec<Command> {
         rebase(6, 1, &[1], &[6]),
         finish_task(6, 1),
         Command::AbandonCheckpoint { checkpoint: checkpoint(6) },
+        Command::SetMaintenance { reason: Some("a rollback to checkpoint 1".into()) },
+        Command::SetMaintenance { reason: None },
     ]);
     v.push(seen_by_its_sender(&v, target(2)));
     v
@@ -367,6 +369,7 @@ pub fn any_command() -> impl Strategy<Value = Command> {
         1 => n().prop_map(|s| Command::RemoveSource { source: source(s) }),
         1 => (n(), 0u64..3).prop_map(|(t, e)| put_token(t, 2_000 * e)),
         1 => n().prop_map(|t| Command::RemoveToken { token: token(t) }),
+        1 => n().prop_map(|n| Command::SetMaintenance { reason: (n == 0).then(|| "a rollback".to_owned()) }),
         1 => (n(), n()).prop_map(|(s, seen)| Command::IfSeen { seen: digest(seen), command: Box::new(put_source(s, b"/s", 1)) }),
         1 => (n(), any::<Option<bool>>())
             .prop_map(|(t, paused)| Command::SetTarget { target: target(t), paused, owner_key_hash: None }),

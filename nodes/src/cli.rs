@@ -1,6 +1,7 @@
 //! The command line: what can be typed. Words and shapes follow what users of restic, Garage and etcd expect.
 
 mod keep;
+mod rollback;
 mod schedule;
 mod target;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use keep::*;
+pub use rollback::*;
 pub use schedule::*;
 pub use target::*;
 
@@ -70,6 +72,8 @@ pub enum Command {
     Cat(CatArgs),
     /// Restore a checkpoint or parts of it
     Restore(RestoreArgs),
+    /// Put this node's sources back to a checkpoint, in place; what is there is kept. Shows what would be; --apply does it
+    Rollback(RollbackArgs),
     /// Show checkpoints as a read-only file system, until Ctrl-C
     Mount(MountArgs),
     /// Bring a lost zone back on this machine: from one target and the 24 words (or the passphrase)

@@ -13,6 +13,7 @@ mod prune;
 mod quorum;
 mod recover;
 mod restore;
+mod rollback;
 pub(crate) mod schedule;
 mod sector;
 mod source;
@@ -128,6 +129,7 @@ pub fn run(cli: Cli) -> Result<i32, Failure> {
         Command::Diff(a) => look::diff(g, out, &a),
         Command::Cat(a) => look::cat(g, &a),
         Command::Restore(a) => restore::restore(g, out, &a),
+        Command::Rollback(a) => rollback::rollback(g, out, &a),
         Command::Mount(a) => mount::mount(g, out, &a),
         Command::Recover(a) => recover::recover(g, out, &a),
         Command::Check(a) => check::check(g, out, &a),
@@ -180,7 +182,7 @@ First steps
 
 Look      status · checkpoints · ls · find · diff · cat
 Keep      backup · check · source · target · sector · forget · prune · retention
-Recover   restore · mount · recover · key
+Recover   restore · rollback · mount · recover · key
 Programs  token (the REST API of zoneward up)
 Other     completions · man · --help
 

@@ -3,6 +3,7 @@
 use zoneward_actors::cluster::CommandError;
 use zoneward_actors::errors::ZoneError;
 use zoneward_actors::home::HomeError;
+use zoneward_consensus::apply::Refusal;
 use zoneward_consensus::model::NoSuchCheckpoint;
 use zoneward_consensus::store::StoreError;
 use zoneward_sectors::restore::RestoreError;
@@ -40,6 +41,7 @@ impl From<ZoneError> for Failure {
             }
             ZoneError::Store(StoreError::Clustered(_)) => Failure::new(2035, exit::REFUSED, text)
                 .help("its nodes decide together: zoneward up, then this command again"),
+            ZoneError::Store(StoreError::Refused(Refusal::Maintenance)) => in_maintenance(text),
             ZoneError::Store(StoreError::Refused(_)) => Failure::new(1201, exit::REFUSED, text),
             ZoneError::Store(StoreError::Damaged(_)) => Failure::new(1202, exit::DAMAGE, text)
                 .help("the zone can be rebuilt from a target and the recovery kit: docs/rescue/README.md"),
@@ -94,10 +96,18 @@ impl From<ZoneError> for Failure {
     }
 }
 
+/// Sources that are half of one state and half of another are not backed up.
+pub fn in_maintenance(why: String) -> Failure {
+    Failure::new(1656, exit::REFUSED, "nothing is backed up now")
+        .why(why)
+        .help("zoneward rollback on that node shows how it stands, and how it ends")
+}
+
 /// A command that did not come through.
 fn of_command(e: &CommandError) -> Failure {
     let text = chain(e);
     match e {
+        CommandError::Refused { code, .. } if code == Refusal::Maintenance.code() => in_maintenance(text),
         CommandError::Refused { .. } => Failure::new(1201, exit::REFUSED, text),
         CommandError::NoLeader => Failure::new(2031, exit::FAILED, text),
         CommandError::Unknown => Failure::new(2032, exit::FAILED, text),

@@ -102,8 +102,13 @@ impl Place {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root =
             rustix::fs::open(dest, flags, Mode::empty()).map_err(PlaceError::of("open the directory to restore to"))?;
+        Ok(Self::at(root))
+    }
+
+    /// A directory that is open for reading already.
+    pub fn at(root: OwnedFd) -> Self {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Ok(Self { root, uid, gid, overwrite: Overwrite::default() })
+        Self { root, uid, gid, overwrite: Overwrite::default() }
     }
 
     /// With another rule for what is there already.

@@ -39,6 +39,8 @@ pub enum Stands {
 pub enum Wait {
     /// Another checkpoint is still being made.
     Running,
+    /// A node puts its sources back to an earlier state.
+    Maintenance,
     Window,
     /// Nobody has told the zone of a source.
     Sources,
@@ -119,6 +121,9 @@ fn stands(state: &State, name: &str, s: &Schedule, now_ms: u64, nodes: &BTreeMap
     }
     if state.checkpoints.values().any(|c| c.state == CheckpointState::Running) {
         return Stands::Waits(at, Wait::Running);
+    }
+    if state.in_maintenance().next().is_some() {
+        return Stands::Waits(at, Wait::Maintenance);
     }
     if s.window.is_some_and(|w| !w.holds(minute_of_day(now_ms, s.time_zone.as_deref()))) {
         return Stands::Waits(at, Wait::Window);

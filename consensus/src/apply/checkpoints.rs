@@ -60,6 +60,9 @@ fn begin(c: &mut Change<'_>, id: CheckpointId, kind: CheckpointKind, tasks: Vec<
     if c.state.checkpoints.values().any(|x| x.state == CheckpointState::Running) {
         return Err(Refusal::State("another checkpoint that is still running"));
     }
+    if c.state.in_maintenance().next().is_some() {
+        return Err(Refusal::Maintenance);
+    }
     let seq = c.state.next_seq.checked_add(1).ok_or(Refusal::Range("the checkpoint's number"))?;
     let checkpoint = Checkpoint {
         id,

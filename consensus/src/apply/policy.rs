@@ -5,10 +5,10 @@ use zoneward_sectors::ids::{NodeId, SourceId};
 use super::{Applied, Change, Refusal, Row, checkpoints, name_ok};
 use crate::audits::Audits;
 use crate::command::Command;
-use crate::limits::{CRON_LEN_MAX, DFS_NAMES_MAX, LIMITS_MAX, SCHEDULES_MAX};
+use crate::limits::{CRON_LEN_MAX, DFS_NAMES_MAX, LIMITS_MAX, SCHEDULES_MAX, WHY_LEN_MAX};
 use crate::model::CheckpointKind;
 use crate::names::{is_name, is_place, name_of};
-use crate::policy::{Conditions, Limit, Schedule};
+use crate::policy::{Conditions, Limit, Maintenance, Schedule};
 
 pub fn put_schedule(c: &mut Change<'_>, name: &str, schedule: &Schedule) -> Applied {
     name_ok(name)?;
@@ -115,8 +115,36 @@ pub fn map_name(c: &mut Change<'_>, name: &str, node: Option<NodeId>, path: Opti
     Ok(())
 }
 
-/// Names lie no more on a node that is gone. One that then lies nowhere stays: sources wait for a place.
+/// Keeps checkpoints from beginning while the sender changes its sources, or lets them begin again.
+pub fn set_maintenance(c: &mut Change<'_>, reason: Option<&str>) -> Applied {
+    let Some(reason) = reason else {
+        if c.state.policy.maintenance.remove(&c.node).is_some() {
+            c.rows.insert(Row::Policy);
+        }
+        return Ok(());
+    };
+    if reason.is_empty() || reason.len() > WHY_LEN_MAX || reason.chars().any(char::is_control) {
+        return Err(Refusal::Range("the reason"));
+    }
+    if !c.state.nodes.contains_key(&c.node) {
+        return Err(Refusal::Unknown("the node"));
+    }
+    // What is being read now would be read half as it was and half as it will be.
+    if c.state.running().is_some() {
+        return Err(Refusal::State("another checkpoint that is still running"));
+    }
+    let maintenance = Maintenance { reason: reason.to_owned(), since_ms: c.now };
+    c.state.policy.maintenance.insert(c.node, maintenance);
+    c.rows.insert(Row::Policy);
+    Ok(())
+}
+
+/// Names lie no more on a node that is gone. One that then lies nowhere stays: sources wait for a place. And nobody waits
+/// for it to be done with its sources.
 pub fn forget_node(c: &mut Change<'_>, node: NodeId) {
+    if c.state.policy.maintenance.remove(&node).is_some() {
+        c.rows.insert(Row::Policy);
+    }
     let names = &mut c.state.policy.names;
     if names.values().any(|m| m.nodes.contains_key(&node)) {
         names.values_mut().for_each(|m| drop(m.nodes.remove(&node)));
@@ -158,4 +186,66 @@ pub fn forget_source(c: &mut Change<'_>, source: SourceId) {
         s.sources.retain(|id| *id != source);
     }
     c.rows.insert(Row::Policy);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::{Outcome, apply};
+    use crate::model::{CheckpointState, NodeId as Id, Standing, State};
+    use crate::samples as s;
+
+    fn at(state: &mut State, node: Id, command: &Command) -> Outcome {
+        let (index, now) = (state.revision + 1, state.last_time_ms);
+        apply(state, index, now, node, command).0
+    }
+
+    fn quiet(reason: Option<&str>) -> Command {
+        Command::SetMaintenance { reason: reason.map(str::to_owned) }
+    }
+
+    #[test]
+    fn no_checkpoint_begins_while_a_node_changes_its_sources() {
+        let mut state = s::state();
+        assert_eq!(at(&mut state, s::node(), &quiet(Some("a rollback"))), Outcome::Done);
+        let refused = Outcome::Refused(Refusal::Maintenance);
+        assert_eq!(at(&mut state, s::node(), &s::open_checkpoint(50, CheckpointKind::Full, &[1])), refused);
+        let rewrite = Command::OpenRewrite { checkpoint: s::checkpoint(51), max_waste: None, owner: None };
+        assert_eq!(at(&mut state, s::node(), &rewrite), refused);
+        at(&mut state, s::node(), &s::put_schedule("nightly", &[1]));
+        let due = s::run_schedule("nightly", 0, state.last_time_ms + 1, Some(52), &[1]);
+        assert_eq!(at(&mut state, s::node(), &due), refused);
+        assert_eq!(state.policy.schedules["nightly"].begun_ms, 0, "it is still due when the node is done");
+        // Another node's word does not end it, that of the node does, and saying it twice is fine.
+        assert_eq!(at(&mut state, Id([77; 16]), &quiet(None)), Outcome::Done);
+        assert_eq!(at(&mut state, s::node(), &due), refused);
+        for _ in 0..2 {
+            assert_eq!(at(&mut state, s::node(), &quiet(None)), Outcome::Done);
+        }
+        assert_eq!(at(&mut state, s::node(), &due), Outcome::Done);
+        // And not while one is read.
+        assert!(state.checkpoints.values().any(|c| c.state == CheckpointState::Running));
+        assert!(matches!(at(&mut state, s::node(), &quiet(Some("late"))), Outcome::Refused(Refusal::State(_))));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_node_that_is_given_up_or_gone() {
+        let mut state = s::state();
+        for bad in ["", "a\nb"] {
+            assert_eq!(at(&mut state, s::node(), &quiet(Some(bad))), Outcome::Refused(Refusal::Range("the reason")));
+        }
+        let unknown = at(&mut state, Id([77; 16]), &quiet(Some("a rollback")));
+        assert_eq!(unknown, Outcome::Refused(Refusal::Unknown("the node")));
+        at(&mut state, s::node(), &quiet(Some("a rollback")));
+        let stand = |standing| Command::SetNode { node: s::node(), name: None, standing: Some(standing) };
+        assert_eq!(at(&mut state, s::node(), &stand(Standing::Faulty)), Outcome::Done);
+        assert_eq!(state.in_maintenance().count(), 0);
+        assert_eq!(at(&mut state, s::node(), &stand(Standing::Member)), Outcome::Done);
+        assert_eq!(state.in_maintenance().count(), 1);
+        let mut rows = Default::default();
+        let (index, now) = (state.revision, state.last_time_ms);
+        let mut change = Change { state: &mut state, rows: &mut rows, now, node: s::node(), index, lease: None };
+        forget_node(&mut change, s::node());
+        assert!(state.policy.maintenance.is_empty() && rows.contains(&Row::Policy));
+    }
 }

@@ -6,6 +6,7 @@ use super::{
     Checkpoint, CheckpointId, CheckpointKind, CheckpointState, Copy, LayerId, Lease, NodeId, SectorId, Source,
     SourceId, Standing, State, Target, TargetId, Task, TaskState,
 };
+use crate::policy::Maintenance;
 use crate::work::Work;
 
 /// Copies by priority: 3 from 10 up, 2 from -10 up, 1 from -50 up, none below.
@@ -176,6 +177,12 @@ impl State {
         let mut systems: Vec<_> = self.sectors.values().filter(|s| s.system && s.is_sealed()).collect();
         systems.sort_by_key(|s| (self.checkpoints.get(&s.checkpoint).map_or(0, |c| c.seq), s.created_ms));
         systems.iter().rev().skip(2).map(|s| s.id).collect()
+    }
+
+    /// Nodes that change their sources now, and why. For one that is given up nobody waits.
+    pub fn in_maintenance(&self) -> impl Iterator<Item = (NodeId, &Maintenance)> {
+        let waits = |id: &NodeId| self.nodes.get(id).is_some_and(|n| n.standing != Standing::Faulty);
+        self.policy.maintenance.iter().filter(move |(id, _)| waits(id)).map(|(id, m)| (*id, m))
     }
 
     /// The checkpoint that is being made.

@@ -38,6 +38,7 @@ pub fn taken_over(mut state: State, node: NodeId, head: Option<Head>) -> State {
     // Whoever found the old nodes may know the zone's secret.
     state.zone.iter_mut().for_each(|z| (z.secret_stale, z.secret_next) = (true, None));
     state.policy.names.values_mut().for_each(|m| m.nodes.clear());
+    state.policy.maintenance.clear();
     state
 }
 

@@ -208,6 +208,7 @@ impl Problem {
                 "owner" => Self::owner(&text, "the command of the same name, with --owner"),
                 "unknown" => Self { status: StatusCode::NOT_FOUND, ..Self::refused(text) },
                 "range" => Self { status: StatusCode::UNPROCESSABLE_ENTITY, ..Self::refused(text) },
+                "maintenance" => Self::new(StatusCode::CONFLICT, crate::translate::in_maintenance(text)),
                 _ => Self::refused(text),
             },
             CommandError::NoLeader => {

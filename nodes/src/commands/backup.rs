@@ -97,6 +97,9 @@ pub fn backup(g: &Global, out: Out, a: &BackupArgs) -> Result<i32, Failure> {
         out.warn(format!("target {} cannot be used: {}", u.name, crate::errors::chain(&u.error)));
     }
     super::forget::tags_ok(&a.tag)?;
+    if !a.dry_run {
+        super::rollback::refuse_in_maintenance(&mut zone)?;
+    }
     if a.synthetic {
         let code = super::prune::synthetic(g, out, &mut zone)?;
         return set_tags(&mut zone, a).map(|()| code);

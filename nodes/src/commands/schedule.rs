@@ -237,6 +237,7 @@ pub(super) fn stands(state: &State, served: Option<&Status>) -> BTreeMap<String,
 fn wait_text(wait: Wait) -> &'static str {
     match wait {
         Wait::Running => "waits for the checkpoint that is being made",
+        Wait::Maintenance => "waits for a rollback that is under way: zoneward status",
         Wait::Window => "waits for its window",
         Wait::Sources => "waits for a source: zoneward source add PATH",
         Wait::Nodes => "waits for a node that can read its sources, is not on battery and not on a metered line",

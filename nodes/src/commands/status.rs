@@ -32,6 +32,7 @@ fn concerns(zone: &Zone, status: Option<&Status>) -> Vec<String> {
         of_node(status, &mut all);
         of_backlog(state, status, &mut all);
     }
+    all.extend(super::rollback::concerns(zone));
     if zone.home.recovery_kit().exists() {
         all.push(format!(
             "the recovery kit still lies in this zone ({}): print it, store it elsewhere, delete it",
@@ -232,7 +233,8 @@ fn json(zone: &Zone, served: Option<&Status>) -> serde_json::Value {
         "sectors": state.sectors.values().filter(|s| s.is_sealed()).count(), "copies": copies,
         "reliability": words::json(Ladder::Reliability, &levels.reliability),
         "availability": words::json(Ladder::Availability, &levels.availability), "stored_bytes": stored_bytes, "all_read": all_read(state).map(utc_time), "concerns": concerns(zone, served),
-        "head": head_code(state).map(|c| c.to_string()), "running": state.running().map(|c| c.seq), "daemon": served,
+        "head": head_code(state).map(|c| c.to_string()), "running": state.running().map(|c| c.seq), "maintenance": super::rollback::maintenance(state),
+        "daemon": served,
     })
 }
 
