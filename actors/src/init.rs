@@ -64,7 +64,7 @@ fn prepare(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<(Zone, Wo
     clear_unfinished(&home)?;
     let mut targets: Vec<(&Place, Arc<dyn Target>)> = Vec::new();
     for place in &new.targets {
-        targets.push((place, create_target(place)?));
+        targets.push((place, create_target(place, false)?));
     }
     let zone_id = ZoneId::random();
     let owner = OwnerKeys::generate(new.rsa).map_err(|_| ZoneError::State { what: "no owner key could be made" })?;
@@ -115,12 +115,12 @@ fn prepare(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<(Zone, Wo
 }
 
 /// Makes a target. One that was made before and never used, as a cut `init` leaves it, is taken as it is.
-fn create_target(place: &Place) -> Result<Arc<dyn Target>, ZoneError> {
+fn create_target(place: &Place, shared: bool) -> Result<Arc<dyn Target>, ZoneError> {
     let Place { url, credentials } = place;
     match zoneward_targets::create(url, TargetId::random(), Existing::Refuse, credentials.as_ref()) {
         Ok(t) => Ok(Arc::from(t)),
         Err(refused) => match zoneward_targets::open(url, None, credentials.as_ref()) {
-            Ok(t) if never_used(t.as_ref()).is_ok_and(|never| never) => Ok(Arc::from(t)),
+            Ok(t) if shared || never_used(t.as_ref()).is_ok_and(|never| never) => Ok(Arc::from(t)),
             _ => Err(refused.into()),
         },
     }
@@ -176,9 +176,16 @@ fn record_target(
     Ok(())
 }
 
-/// Adds a target to a living zone: it gets the owner's sealed key at once, sectors with the next backup.
-pub fn add_target(zone: &mut Zone, place: &Place, name: &str, domain: Option<String>) -> Result<TargetId, ZoneError> {
-    let target = create_target(place)?;
+/// Adds a target to a living zone: it gets the owner's sealed key at once, sectors with the next backup. One that other
+/// zones use already is taken only if it is to be `shared`: each has a folder of its own there.
+pub fn add_target(
+    zone: &mut Zone,
+    place: &Place,
+    name: &str,
+    domain: Option<String>,
+    shared: bool,
+) -> Result<TargetId, ZoneError> {
+    let target = create_target(place, shared)?;
     let id = target.id();
     let keys = zone.keys().clone();
     record_target(zone, &keys, name, place, domain, target)?;

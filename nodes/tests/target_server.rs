@@ -285,6 +285,10 @@ fn another_zone_takes_a_target_from_its_code() {
     };
     let key_file = ["--credentials-file", key.to_str().unwrap()];
     run("one", 0, &[&["init", "--target", &url, "--sector-min", "1MiB"], &key_file[..]].concat(), "");
+    // It is in use.
+    fs::create_dir(dir.join("source")).unwrap();
+    fs::write(dir.join("source/a"), b"a").unwrap();
+    run("one", 0, &["backup", dir.join("source").to_str().unwrap()], "");
     let [plain, told] = run("one", 0, &["target", "qr", "first"], "");
     let text = plain.lines().next().unwrap().to_owned();
     assert!(text.starts_with("zwt1-") && plain.contains(&url) && plain.contains('\u{2588}'), "{plain}");
@@ -313,12 +317,15 @@ fn another_zone_takes_a_target_from_its_code() {
     refused("ZW-1661", &["target", "add", "-"], &with[..with.len() - 1]);
     refused("ZW-1665", &["target", "set", "first", "--url", &with], "");
     refused("ZW-1664", &["target", "qr", "first", "--with-credentials"], "");
+    // By its URL alone it could be a mistake: another zone's backups lie there.
+    let [_, told] = run("two", 4, &[&["target", "add", &url], &key_file[..]].concat(), "");
+    assert!(told.contains("ZW-1315"), "{told}");
     run("two", 0, &["target", "add", "-", "--name", "shared"], &format!("{}\n", with.to_uppercase()));
-    fs::create_dir(dir.join("source")).unwrap();
-    fs::write(dir.join("source/a"), b"a").unwrap();
     run("two", 0, &["backup", dir.join("source").to_str().unwrap(), "--copies", "2"], "");
     run("two", 0, &["check", "--read-data"], "");
     run("two", 0, &["target", "remove", "shared"], "");
+    run("one", 0, &["backup"], "");
+    run("one", 0, &["check", "--read-data"], "");
     // Without secrets it needs credentials of one's own: another token.
     write_key(&self::token(&data, &[]));
     run("two", 0, &[&["target", "add", &text, "--name", "again"], &key_file[..]].concat(), "");

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn every_text_comes_back_and_has_one_spelling() {
         for len in 0..12u8 {
-            let bytes: Vec<u8> = (0..len).map(|i| i.wrapping_mul(89).wrapping_add(len * 37)).collect();
+            let bytes: Vec<u8> = (0..len).map(|i| i.wrapping_mul(89).wrapping_add(len.wrapping_mul(37))).collect();
             let t = text(&bytes);
             assert_eq!(**decode(&t).unwrap(), *bytes);
             for (at, letter) in (0..t.len()).flat_map(|at| (0..32u8).map(move |l| (at, l))) {

@@ -66,12 +66,20 @@ pub fn show(zone: &Zone, out: Out, name: &str, with_credentials: bool) -> Result
     Ok(0)
 }
 
+/// What `target add` was given.
+#[derive(Debug)]
+pub struct Given {
+    pub place: Place,
+    /// It came as a code: whoever showed it wants the target to be used by others too.
+    pub shared: bool,
+}
+
 /// The place that `target add` was given: a path, a URL, a code, or `-` for one of them on standard input.
-pub fn given(text: &str, file: Option<&Path>) -> Result<Place, Failure> {
+pub fn given(text: &str, file: Option<&Path>) -> Result<Given, Failure> {
     let read = if text == STDIN { Some(read_stdin()?) } else { None };
     let text = read.as_ref().map_or(text, |t| t.trim());
     if !is_code(text) {
-        return place(parse_url(text)?, file);
+        return Ok(Given { place: place(parse_url(text)?, file)?, shared: false });
     }
     let code = TargetCode::parse(text).map_err(|e| refused(&e))?;
     if code.secret && read.is_none() {
@@ -85,10 +93,10 @@ pub fn given(text: &str, file: Option<&Path>) -> Result<Place, Failure> {
     }
     let TargetCode { url, credentials, secret } = code;
     if matches!(url, Url::File(_)) || (!secret && file.is_none()) {
-        return place(url, file);
+        return Ok(Given { place: place(url, file)?, shared: true });
     }
     let own = file.map(read_credentials).transpose()?.unwrap_or_default();
-    Ok(Place { url, credentials: Some(own.or(&credentials)) })
+    Ok(Given { place: Place { url, credentials: Some(own.or(&credentials)) }, shared: true })
 }
 
 fn read_stdin() -> Result<Zeroizing<String>, Failure> {
@@ -142,7 +150,8 @@ mod tests {
         let file = dir.path().join("c");
         std::fs::write(&file, r#"{"user":"bob","private_key":"own"}"#).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let place = given(&code(false), Some(&file)).unwrap();
+        let Given { place, shared } = given(&code(false), Some(&file)).unwrap();
+        assert!(shared);
         let c = place.credentials.unwrap();
         assert_eq!((c.get("user"), c.get("host_key")), (Some("bob"), Some("ssh-ed25519 AAAA")));
         assert_eq!(c.get("private_key"), Some("own"));

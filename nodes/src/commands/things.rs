@@ -11,6 +11,7 @@ use zoneward_targets::Url;
 
 use super::make::{parse_url, read_credentials};
 use super::open;
+use super::target_code::{Given, given};
 use crate::cli::{Global, SetTargetArgs, TargetCommand};
 use crate::errors::{Failure, exit};
 use crate::output::Out;
@@ -130,14 +131,14 @@ pub fn target(g: &Global, out: Out, command: TargetCommand) -> Result<i32, Failu
         // Those two are asked of a target server, not of the zone (`commands::run`).
         TargetCommand::Ls | TargetCommand::Serve(_) | TargetCommand::Token(_) => None,
         TargetCommand::Add { url, credentials_file, name, domain } => {
-            let place = super::target_code::given(&url, credentials_file.as_deref())?;
+            let Given { place, shared } = given(&url, credentials_file.as_deref())?;
             let url = &place.url;
             super::make::apart(zone.home.dir(), std::slice::from_ref(url))?;
             let others: Vec<_> = zone.state().targets.values().filter_map(|t| t.url.parse().ok()).collect();
             super::make::separate(url, &others)?;
             name.as_deref().map_or(Ok(()), name_fits)?;
             let name = name.unwrap_or_else(|| format!("target-{}", zone.state().targets.len() + 1));
-            add_target(&mut zone, &place, &name, domain)?;
+            add_target(&mut zone, &place, &name, domain, shared)?;
             Some(format!("target {name} added: {url}; the next backup brings it the copies that are missing"))
         }
         TargetCommand::Pause { target } => {

@@ -17,8 +17,8 @@ fn noise(seed: u32, len: usize) -> Vec<u8> {
 }
 
 /// Makes a checkpoint and waits until it is published; its path.
-fn backup(d: &Daemon, t: &str) -> String {
-    let begun = d.post(t, "/api/v1/checkpoints", &json!({}));
+fn backup(d: &Daemon, t: &str, kind: &str) -> String {
+    let begun = d.post(t, "/api/v1/checkpoints", &json!({"kind": kind}));
     begun.ok(202);
     let at = begun.header("location").unwrap().to_owned();
     until("the checkpoint", || (d.get(t, &at).ok(200)["state"] == "published").then_some(()));
@@ -31,13 +31,14 @@ fn four(d: &Daemon, t: &str) -> Vec<String> {
     let file = |name: &str, seed: u32, len: usize| std::fs::write(format!("{dir}/{name}"), noise(seed, len)).unwrap();
     file("large", 7, 2_000_000);
     d.post(t, "/api/v1/sources", &json!({"path": dir})).ok(201);
-    let mut all = vec![backup(d, t)];
+    let mut all = vec![backup(d, t, "full")];
     file("small", 8, 1000);
-    all.push(backup(d, t));
-    file("gone", 9, 3_000_000);
-    all.push(backup(d, t));
+    all.push(backup(d, t, "incremental"));
+    file("gone", 11, 3_000_000);
+    all.push(backup(d, t, "incremental"));
     std::fs::remove_file(format!("{dir}/gone")).unwrap();
-    all.push(backup(d, t));
+    // It stands by itself: an incremental one would need what those before it hold.
+    all.push(backup(d, t, "full"));
     all
 }
 
@@ -76,7 +77,7 @@ fn a_checkpoint_is_forgotten_and_taken_back_and_what_is_the_owners_stays_the_own
     act(&t, newest, "forget").problem(409, 3006);
     act(&t, "/api/v1/checkpoints/latest", "forget").problem(409, 3006);
     act(&t, "/api/v1/checkpoints/1", "forget").ok(200);
-    act(&t, "/api/v1/checkpoints/99", "undelete").problem(404, 3004);
+    d.change("POST", &t, "/api/v1/checkpoints/99/undelete", &old, None).problem(404, 3004);
 
     // Much would go with the third: that is the owner's to say, and not here, whatever is sent.
     let held = act(&t, third, "forget").problem(403, 3050);

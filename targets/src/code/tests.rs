@@ -115,8 +115,8 @@ fn what_is_inside_is_looked_at_too() {
     assert!(body(0, "file:///x", "").is_ok());
     assert_eq!(body(2, "file:///x", ""), Err(CodeError::Unknown));
     assert!(damaged(body(0, "file:///x/", "")), "one spelling");
-    assert!(damaged(body(0, "s3://h/b", r#"{"secret_access_key":"hunter2"}"#)));
-    assert!(body(1, "s3://h/bucket", r#"{"secret_access_key":"hunter2"}"#).is_ok());
+    assert!(damaged(body(0, "s3://nas:9000/bucket", r#"{"secret_access_key":"hunter2"}"#)));
+    assert!(body(1, "s3://nas:9000/bucket", r#"{"secret_access_key":"hunter2"}"#).is_ok());
     assert!(damaged(body(1, "file:///x", "hunter2")));
     assert!(matches!(body(0, "s3://ann:hunter2@h/b", ""), Err(CodeError::Url(UrlError::Credentials))));
     assert!(matches!(body(0, "", ""), Err(CodeError::Url(UrlError::Empty))));
