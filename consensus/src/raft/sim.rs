@@ -53,7 +53,7 @@ const LOOK_MS: u64 = 50;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Calm {
     Busy,
-    Calm,
+    Steady,
     Quiet,
 }
 
@@ -61,7 +61,7 @@ impl Calm {
     fn of(seed: u64) -> Self {
         match seed % 8 {
             0 => Self::Busy,
-            1 | 2 | 5 => Self::Calm,
+            1 | 2 | 5 => Self::Steady,
             _ => Self::Quiet,
         }
     }
@@ -70,7 +70,7 @@ impl Calm {
     fn idle(self) -> u64 {
         match self {
             Self::Busy => 1,
-            Self::Calm => 4,
+            Self::Steady => 4,
             Self::Quiet => 16,
         }
     }

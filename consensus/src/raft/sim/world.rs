@@ -58,7 +58,7 @@ impl World {
         (cluster.snapshot_every, cluster.log_kept) = (60, 15);
         // Nobody waits for a mistake in a quiet zone.
         let calm = match Calm::of(plan.seed) {
-            Calm::Quiet if plan.bug.is_some() => Calm::Calm,
+            Calm::Quiet if plan.bug.is_some() => Calm::Steady,
             calm => calm,
         };
         let mut store = cluster.open(1).unwrap();
