@@ -239,9 +239,17 @@ pub fn pack_sources(
         match plan_source(zone, source, &request, Some(checkpoint), &progress.stop, tell) {
             Ok(p) => planned.push(p),
             Err(e) if is_about_the_source(&e) => {
-                let why = shorten(chain(&e), limits::WHY_LEN_MAX - 4);
+                let answer = !left.is_empty() && others(&left);
+                let away: Vec<&str> =
+                    left.iter().filter_map(|id| Some(&zone.state().nodes.get(id)?.name[..])).collect();
+                let more = if answer || away.is_empty() {
+                    String::new()
+                } else {
+                    format!("; not heard, and may be able to read it: {}", away.join(", "))
+                };
+                let why = shorten(chain(&e) + &more, limits::WHY_LEN_MAX - 4);
                 let refused = RefusedSource { source: *id, code: source_code(&e), why };
-                let command = match !left.is_empty() && others(&left) {
+                let command = match answer {
                     true => Command::PassTask { checkpoint, refused },
                     false => Command::RefuseTask { checkpoint, refused },
                 };

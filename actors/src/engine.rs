@@ -204,6 +204,7 @@ fn look_at_targets(node: Arc<Node>) -> JoinHandle<()> {
             // Who does not answer now does later; the zone waits with its new secret as long as that.
             let _ = crate::secrets::step(&node);
             let _ = crate::keyfile::step(&node);
+            node.look_for_removal();
             // A file that cannot be removed now is looked at again.
             let _ = node.tidy_spool();
             let known = node.cluster.view().targets.len();

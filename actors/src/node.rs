@@ -33,6 +33,8 @@ const RETRY_MS: u64 = 50;
 const RETRY_MS_MAX: u64 = 200;
 /// How long another node may take to say how it does, ms.
 const REPORT_MS: u64 = 1_000;
+/// Without a leader for so long, a node looks whether it still belongs to the zone, ms.
+const REMOVED_MS: u64 = 4_000;
 /// How often a target behind a network is asked whether it is there, ms: each question may cost money.
 const REMOTE_LOOK_MS: u64 = 60_000;
 
@@ -59,6 +61,8 @@ pub struct Node {
     leading: Mutex<Leading>,
     /// Why the zone does not take this start.
     refused: Mutex<Option<String>>,
+    /// The last look at the others found that they do not take this node's key.
+    strange: AtomicBool,
     /// What the machine does besides.
     ambient: Mutex<(Watch, Ambient)>,
     /// What waits in sources whose last backup is old, as this node found it.
@@ -157,6 +161,7 @@ impl Node {
             heard: Mutex::default(),
             leading: Mutex::default(),
             refused: Mutex::default(),
+            strange: AtomicBool::default(),
             ambient: Mutex::default(),
             backlog: Mutex::default(),
             scheduled: Mutex::default(),
@@ -336,6 +341,27 @@ impl Node {
         let done = self.propose(Command::StartNode { incarnation, version });
         if let Err(ZoneError::Command(e @ CommandError::Refused { .. })) = done {
             *lock(&self.refused) = Some(e.to_string());
+        }
+    }
+
+    /// Looks whether the others still take this node for one of theirs, when no leader is heard. Two looks in a row must say
+    /// the same: a member that just came may be unknown to some.
+    pub(crate) fn look_for_removal(&self) {
+        let view = self.cluster.view();
+        let quiet = self.cluster.heard().is_none_or(|age| age > Duration::from_millis(REMOVED_MS));
+        if !quiet || !view.nodes.contains_key(&self.id()) {
+            self.strange.store(false, Ordering::Relaxed);
+            return;
+        }
+        let others: Vec<NodeId> = self.cluster.members().into_keys().filter(|id| *id != self.id()).collect();
+        let answers = self.cluster.ask_all(&others, kind::REPORT, &[], Duration::from_millis(REPORT_MS));
+        let refusing =
+            answers.iter().filter(|(_, a)| a.as_ref().is_err_and(zoneward_transport::CallError::key_refused));
+        let refusing = refusing.count();
+        let strange = refusing > 0 && refusing * 2 >= others.len() && answers.iter().all(|(_, a)| a.is_err());
+        if self.strange.swap(strange, Ordering::Relaxed) && strange {
+            let text = "this node was removed from the zone: the other nodes do not take its key any more";
+            *lock(&self.refused) = Some(text.into());
         }
     }
 

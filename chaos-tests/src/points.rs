@@ -76,7 +76,8 @@ pub fn run(plan: Plan) -> Result<bool> {
     let (all, mut runs, mut failures, mut points) = (Instant::now(), 0, Vec::new(), 0);
     let mut number = 0;
     println!("{:<32} {:>8} {:>8} {:>8}", "fail point", "passings", "killed", "failures");
-    for operation in [Operation::Backup, Operation::Prune, Operation::Rollback, Operation::Undo] {
+    // Last what forgets the checkpoint that the others go back to.
+    for operation in [Operation::Backup, Operation::Rollback, Operation::Undo, Operation::Prune] {
         if operation == Operation::Prune {
             site.ready_to_prune()?;
         }

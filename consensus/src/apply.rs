@@ -154,7 +154,18 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::SetNode { node, name, standing } => nodes::set(c, *node, name.as_deref(), *standing),
         Command::RemoveNode { node } => nodes::remove(c, *node),
         Command::SetOwnerFile { before, now } => {
+            let (node, nodes) = (c.node, &c.state.nodes);
             let zone = c.state.zone.as_mut().ok_or(Refusal::NoZone)?;
+            let newest = zone.owner_files.last();
+            if newest == Some(now) {
+                return Ok(());
+            }
+            // Somebody else's change came first, unless that one was cut by the same node or its node is gone.
+            let open = |by: zoneward_sectors::ids::NodeId| by != node && nodes.contains_key(&by);
+            if newest.is_some_and(|n| n != before) && zone.owner_file_by.is_some_and(open) {
+                return Err(Refusal::Differs("the file of the owner's keys that this one is to replace"));
+            }
+            zone.owner_file_by = Some(node);
             // The newest is the last, and each is there once.
             zone.owner_files.retain(|f| f != now && f != before);
             zone.owner_files.extend([*before, *now]);
@@ -319,6 +330,7 @@ fn create_zone(c: &mut Change<'_>, command: &Command) -> Applied {
         secret_stale: false,
         secret_next: None,
         owner_files: Vec::new(),
+        owner_file_by: None,
         generation: 0,
         credit_ms: 0,
         owner_words: 0,

@@ -76,6 +76,9 @@ pub struct Zone {
     /// Hashes of the owner's sealed key files that were in use, the newest last; empty until it is first changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owner_files: Vec<Digest>,
+    /// The node on which the newest was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_file_by: Option<NodeId>,
     /// How often the owner had to go on without a majority.
     #[serde(default)]
     pub generation: u32,

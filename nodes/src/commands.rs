@@ -76,6 +76,10 @@ pub(crate) fn open(g: &Global) -> Result<Zone, Failure> {
             let (home, authority) = client.authority().map_err(node::client_failed)?;
             Ok(Zone::shared(home, authority)?)
         }
+        Err(ZoneError::Unfinished) if dir.join("introduction.json").exists() => {
+            Err(Failure::new(1005, exit::FAILED, "this home joined a zone and has not met it yet")
+                .help("start it, so that it gets the zone's state: zoneward up"))
+        }
         opened => {
             let zone = opened?;
             // A change of keys may have been cut. What a kit lies on must not keep the zone from its work.

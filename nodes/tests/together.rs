@@ -6,8 +6,10 @@
 mod fleet;
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use fleet::{Zone, fill, same, text, until};
 use serde_json::Value;
@@ -71,7 +73,8 @@ fn who_is_removed_knows_nothing_of_what_comes_after() {
     assert_ne!(now[1].1, first[0].1);
     assert_eq!(fs::read(&removed).unwrap(), known_to_it, "who was removed is told nothing");
     // It rises again with all it knew: nobody tells it the new one.
-    let mut risen = zone.command(2, &["up", "--listen", "127.0.0.1:0"]).spawn().unwrap();
+    let mut risen = zone.command(2, &["up", "--listen", "127.0.0.1:0", "--api", "off"]);
+    let mut risen = risen.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
 
     // What is sealed from now on needs it, on every node, also after it starts anew.
     fill(&source, 2);
@@ -83,8 +86,11 @@ fn who_is_removed_knows_nothing_of_what_comes_after() {
     }
     let check = zone.run(1, &["check", "--read-data"]);
     assert!(check.status.success(), "{}", text(&check));
-    risen.kill().unwrap();
-    risen.wait().unwrap();
+    // It finds out by itself, says so and ends.
+    let ended = until("the removed node ends", || risen.try_wait().unwrap());
+    let mut said = String::new();
+    risen.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(!ended.success() && said.contains("was removed from the zone"), "{said}");
     assert_eq!(fs::read(&removed).unwrap(), known_to_it);
 
     // Who joins is told all of them.

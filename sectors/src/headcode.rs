@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(text, "1841-palace-inflict-erupt-eight-blood-inject");
         assert_eq!(HeadCode::parse(&text), Ok(code));
         assert_eq!(HeadCode::parse("  1841 PALACE inflict  erup-eigh bloo inje "), Ok(code));
-        for bad in ["", "palace", "1841-palace", "1841-palace-inflict-erupt-eight-blood-inject-zoo", "-1-a-b-c-d-e-f"] {
+        for bad in ["", "palace", "1841-palace", "1841-palace-inflict-erupt-eight-blood-inject-zoo"] {
             assert_eq!(HeadCode::parse(bad), Err(HeadCodeError::Form), "{bad}");
         }
         let wrong = HeadCode::parse("1841-palace-inflict-eru-eight-blood-inject");

@@ -180,6 +180,19 @@ impl CallError {
         }
     }
 
+    /// Whether the peer does not take this node for a member.
+    pub fn key_refused(&self) -> bool {
+        let mut dial = match self {
+            Self::Broken { source, .. } => return *source == Broken::KeyRefused,
+            Self::Unreachable { source, .. } => source,
+            _ => return false,
+        };
+        while let DialError::Waiting(_, last) = dial {
+            dial = last;
+        }
+        matches!(dial, DialError::Broken(_, Broken::KeyRefused))
+    }
+
     /// Whether the peer may have done what was asked all the same: a time-out means unknown, never no.
     pub fn outcome_unknown(&self) -> bool {
         match self {

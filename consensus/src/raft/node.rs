@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, InstallSnapshotError, RaftError};
+use openraft::error::{
+    ChangeMembershipError, CheckIsLeaderError, ClientWriteError, ForwardToLeader, InstallSnapshotError, RaftError,
+};
 use openraft::{Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
@@ -477,6 +479,9 @@ fn role(m: &RaftMetrics<NodeId, Peer>) -> Role {
 pub(super) fn refused(e: ClientWriteError<NodeId, Peer>) -> ProposeError {
     match e {
         ClientWriteError::ForwardToLeader(_) => ProposeError::Unknown,
+        ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) => ProposeError::Members(
+            "another change of members is not through yet: does a majority of the nodes answer?".into(),
+        ),
         ClientWriteError::ChangeMembershipError(e) => ProposeError::Members(e.to_string()),
     }
 }

@@ -90,7 +90,14 @@ fn replace(zone: &mut Zone, file: &OwnerKeyFile) -> Result<(), Failure> {
     let path = zone.home.owner_key();
     // First the zone hears that the old one is old: whatever happens, no node puts it back.
     let before = fsx::read_limited(&path, 1 << 16).unwrap_or_default();
-    zone.propose(zoneward_actors::keyfile::replaced(&before, &file.to_bytes()))?;
+    zone.propose(zoneward_actors::keyfile::replaced(&before, &file.to_bytes())).map_err(|e| {
+        if e.is_refusal() {
+            return Failure::new(1119, exit::REFUSED, "the owner's keys were changed on another node just now")
+                .why("what that one made counts, and this node may not have it yet")
+                .help("nothing was changed, and no new kit is of use: wait some seconds, look at the other node, then run it again");
+        }
+        Failure::from(e)
+    })?;
     fsx::write_durably(&path, &file.to_bytes(), 0o600).map_err(|e| {
         Failure::new(1110, exit::FAILED, format!("{} cannot be written; the old one is still there", path.display()))
             .why(e.to_string())

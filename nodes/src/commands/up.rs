@@ -34,7 +34,7 @@ pub fn up(g: &Global, out: Out, a: &UpArgs) -> Result<i32, Failure> {
     let daemon = match Daemon::start(&dir, &settings, &stop) {
         Err(f) if f.code == 1001 => {
             return Err(f.help(
-                "make a zone: zoneward init --target file:///where/backups/go\n        or join one: zoneward join CODE \
+                "make a zone: zoneward init --target file:///where/backups/go; or join one: zoneward join CODE \
                  (a member prints the code: zoneward node invite)",
             ));
         }

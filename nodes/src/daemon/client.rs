@@ -47,7 +47,12 @@ impl From<ClientError> for ZoneError {
         match e {
             ClientError::Refused(r) if r.code == "lease" => ZoneError::LeaseEnded,
             ClientError::Refused(r) if r.code == "no_leader" => CommandError::NoLeader.into(),
-            ClientError::Refused(r) => CommandError::Refused { code: r.code, text: r.text }.into(),
+            // The daemon could not, which is no refusal by the zone.
+            ClientError::Refused(r) if r.code == "failed" => CommandError::Stopped(r.text).into(),
+            ClientError::Refused(r) => {
+                CommandError::Refused { code: r.code, text: r.text.trim_start_matches("the zone refuses: ").to_owned() }
+                    .into()
+            }
             ClientError::Late => CommandError::Unknown.into(),
             e => CommandError::Stopped(crate::errors::chain(&e)).into(),
         }

@@ -82,6 +82,24 @@ fn who_goes_while_it_is_handed_out_does_not_keep_the_new_one() {
 }
 
 #[test]
+fn of_two_changes_of_keys_one_counts() {
+    let mut state = zone(3);
+    let d = |n| Digest([n; 32]);
+    let change = |before, now| Command::SetOwnerFile { before: d(before), now: d(now) };
+    assert_eq!(say(&mut state, 1, change(1, 2)), Outcome::Done);
+    assert_eq!(say(&mut state, 1, change(1, 2)), Outcome::Done, "said twice");
+    assert!(matches!(say(&mut state, 2, change(1, 3)), Outcome::Refused(Refusal::Differs(_))));
+    assert_eq!(say(&mut state, 2, change(2, 3)), Outcome::Done);
+    assert_eq!(of(&state).owner_files, [d(1), d(2), d(3)]);
+    // Cut before it was on a disk: the same node tries again, and others do once that node is gone.
+    assert_eq!(say(&mut state, 2, change(2, 4)), Outcome::Done);
+    assert!(matches!(say(&mut state, 3, change(2, 5)), Outcome::Refused(Refusal::Differs(_))));
+    remove(&mut state, 2);
+    assert_eq!(say(&mut state, 3, change(2, 5)), Outcome::Done);
+    assert_eq!(of(&state).owner_files, [d(1), d(3), d(4), d(2), d(5)]);
+}
+
+#[test]
 fn a_witness_that_goes_knew_nothing_and_does_not_count() {
     let mut state = zone(4);
     let witness = Command::SetNode { node: n(4), name: None, standing: Some(Standing::Witness) };
