@@ -208,10 +208,9 @@ pub(super) fn back(journal: &mut Journal, hand: &mut Hand<'_>) -> Result<(), Rol
         Phase::Swapping | Phase::Swapped => {
             for s in &mut journal.swaps {
                 s.step = match s.step {
-                    // In the place there is nothing yet that the rollback brought.
-                    Step::Aside => Step::Back,
+                    // In the place there is nothing yet that the rollback brought; but its own folder changed the directory's time.
+                    Step::Waiting | Step::Aside => Step::Back,
                     Step::In | Step::Swapped => Step::Out,
-                    Step::Waiting => Step::Undone,
                     step @ (Step::Out | Step::Back | Step::Undone) => step,
                 };
             }
