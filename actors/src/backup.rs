@@ -18,7 +18,7 @@ use zoneward_sectors::index::ChunkIndex;
 use zoneward_sectors::pack::{PackReport, Packer, Progress, Settings, Task};
 
 use crate::clock::now_ms;
-use crate::errors::ZoneError;
+use crate::errors::{SOURCE_GONE, ZoneError};
 use crate::freshness::refuse_older_home;
 use crate::ground::moved;
 use crate::open::chain;
@@ -140,7 +140,7 @@ pub fn backup(
         match plan_source(zone, source, request, resumed, &progress.stop, tell) {
             Ok(p) => planned.push(p),
             // One source in trouble must not keep the others from being backed up.
-            Err(e) if is_about_the_source(&e) => refused.push(e),
+            Err(e) if e.is_about_the_source() => refused.push(e),
             Err(e) => return Err(e),
         }
     }
@@ -230,7 +230,7 @@ pub fn pack_sources(
     let mut planned = Vec::new();
     for id in sources {
         let Some(source) = zone.state().sources.get(id).cloned() else {
-            let gone = RefusedSource { source: *id, code: GONE_CODE, why: "the source was removed".into() };
+            let gone = RefusedSource { source: *id, code: SOURCE_GONE, why: "the source was removed".into() };
             zone.propose(Command::RefuseTask { checkpoint, refused: gone })?;
             continue;
         };
@@ -238,22 +238,8 @@ pub fn pack_sources(
         left.retain(|id| *id != zone.node());
         match plan_source(zone, source, &request, Some(checkpoint), &progress.stop, tell) {
             Ok(p) => planned.push(p),
-            Err(e) if is_about_the_source(&e) => {
-                let answer = !left.is_empty() && others(&left);
-                let away: Vec<&str> =
-                    left.iter().filter_map(|id| Some(&zone.state().nodes.get(id)?.name[..])).collect();
-                let more = if answer || away.is_empty() {
-                    String::new()
-                } else {
-                    format!("; not heard, and may be able to read it: {}", away.join(", "))
-                };
-                let why = shorten(chain(&e) + &more, limits::WHY_LEN_MAX - 4);
-                let refused = RefusedSource { source: *id, code: source_code(&e), why };
-                let command = match answer {
-                    true => Command::PassTask { checkpoint, refused },
-                    false => Command::RefuseTask { checkpoint, refused },
-                };
-                zone.propose(command)?;
+            Err(e) if e.is_about_the_source() => {
+                zone.propose(in_trouble(zone, checkpoint, *id, &e, &left, others))?;
             }
             Err(e) => return Err(e),
         }
@@ -265,34 +251,31 @@ pub fn pack_sources(
     pack_all(zone, checkpoint, planned, &request, started, progress, tell).map(|_| ())
 }
 
-/// Number of the error for a source that is no longer there.
-const GONE_CODE: u16 = 1403;
-
-/// Number under which people find a source's trouble explained (`docs/errors.md`).
-pub fn source_code(e: &ZoneError) -> u16 {
-    match e {
-        ZoneError::SourceEmpty { .. } => 1401,
-        ZoneError::SourceMoved { .. } => 1402,
-        ZoneError::Hook { .. } => 1410,
-        ZoneError::Snapshot { .. } => 1411,
-        ZoneError::NotAllowed { .. } => 1412,
-        ZoneError::Unmapped { .. } => 1415,
-        _ => GONE_CODE,
+/// What becomes of a source that this node cannot read: another node may try if one answers, but each leaves it to the others
+/// once only, so that a checkpoint ends.
+fn in_trouble(
+    zone: &Zone,
+    checkpoint: CheckpointId,
+    source: SourceId,
+    e: &ZoneError,
+    left: &[NodeId],
+    others: &dyn Fn(&[NodeId]) -> bool,
+) -> Command {
+    let state = zone.state();
+    let task = state.checkpoints.get(&checkpoint).and_then(|c| c.tasks.iter().find(|t| t.source == source));
+    let passed = task.is_some_and(|t| t.passed.contains_key(&zone.node()));
+    let answer = !left.is_empty() && others(left);
+    let away: Vec<&str> = left.iter().filter_map(|id| Some(&state.nodes.get(id)?.name[..])).collect();
+    let more = match (answer, away.is_empty()) {
+        (false, false) => format!("; not heard, and may be able to read it: {}", away.join(", ")),
+        _ => String::new(),
+    };
+    let why = shorten(chain(e) + &more, limits::WHY_LEN_MAX - 4);
+    let refused = RefusedSource { source, code: e.source_code(), why };
+    match answer && !passed {
+        true => Command::PassTask { checkpoint, refused },
+        false => Command::RefuseTask { checkpoint, refused },
     }
-}
-
-/// Whether an error speaks of one source alone.
-fn is_about_the_source(e: &ZoneError) -> bool {
-    matches!(
-        e,
-        ZoneError::Source { .. }
-            | ZoneError::SourceEmpty { .. }
-            | ZoneError::SourceMoved { .. }
-            | ZoneError::Hook { .. }
-            | ZoneError::Snapshot { .. }
-            | ZoneError::NotAllowed { .. }
-            | ZoneError::Unmapped { .. }
-    )
 }
 
 fn report_of(mut p: Planned, packed: PackReport) -> SourceReport {

@@ -91,7 +91,37 @@ pub enum ZoneError {
     Interrupted,
 }
 
+/// Number of the error for a source that is no longer there.
+pub const SOURCE_GONE: u16 = 1403;
+
 impl ZoneError {
+    /// Number under which people find a source's trouble explained (`docs/errors.md`).
+    pub fn source_code(&self) -> u16 {
+        match self {
+            Self::SourceEmpty { .. } => 1401,
+            Self::SourceMoved { .. } => 1402,
+            Self::Hook { .. } => 1410,
+            Self::Snapshot { .. } => 1411,
+            Self::NotAllowed { .. } => 1412,
+            Self::Unmapped { .. } => 1415,
+            _ => SOURCE_GONE,
+        }
+    }
+
+    /// Whether it speaks of one source alone.
+    pub fn is_about_the_source(&self) -> bool {
+        matches!(
+            self,
+            Self::Source { .. }
+                | Self::SourceEmpty { .. }
+                | Self::SourceMoved { .. }
+                | Self::Hook { .. }
+                | Self::Snapshot { .. }
+                | Self::NotAllowed { .. }
+                | Self::Unmapped { .. }
+        )
+    }
+
     /// Whether the zone said no to a command; nothing was changed.
     pub fn is_refusal(&self) -> bool {
         matches!(

@@ -159,7 +159,12 @@ impl Home {
         self.dir.join("rollback.json")
     }
 
-    /// Taken to work on a rollback: a daemon may serve the home meanwhile, and guests be several.
+    /// Taken to change the owner's keys: a daemon may serve the home meanwhile, and guests be several.
+    pub fn lock_keys(&self) -> Result<File, HomeError> {
+        Self::take(&self.dir, &self.dir.join("keys.lock"))
+    }
+
+    /// Taken to work on a rollback, likewise.
     pub(crate) fn lock_rollback(&self) -> Result<File, HomeError> {
         Self::take(&self.dir, &self.dir.join("rollback.lock"))
     }

@@ -137,7 +137,8 @@ fn fetch(node: &Arc<Node>, state: &State, which: Which) -> Result<ZoneSecret, Zo
 
 /// The same for a zone that no daemon serves: its one node makes a new secret and uses it.
 pub fn renew(zone: &mut Zone) -> Result<(), ZoneError> {
-    if zone.is_shared() {
+    // Of several nodes none decides alone: their daemons do it.
+    if zone.is_shared() || zone.state().nodes.len() > 1 {
         return Ok(());
     }
     let (home, keys) = (zone.home.clone(), zone.keys().clone());

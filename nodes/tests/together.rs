@@ -198,6 +198,13 @@ fn keys_that_are_changed_on_one_node_are_the_same_on_all() {
     let file = |zone: &Zone, i: usize| fs::read(zone.home(i).join("owner-key.json")).unwrap();
     let first = file(&zone, 0);
     assert_eq!(first, file(&zone, 1));
+    // Beside a daemon too, one process of a home changes keys at a time: it would print a kit for keys that are replaced.
+    let held = fs::File::create(zone.home(0).join("keys.lock")).unwrap();
+    held.lock().unwrap();
+    let o = zone.command(0, &["key", "passphrase"]).env("ZONEWARD_NEW_PASSPHRASE", "another one").output().unwrap();
+    assert_eq!(o.status.code(), Some(11), "{}", text(&o));
+    drop(held);
+    assert_eq!(file(&zone, 0), first);
     // One is away meanwhile.
     zone.kill(2);
     let changed =

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod attrs;
+pub mod base32;
 pub mod beneath;
 pub mod catalog;
 pub mod cert;

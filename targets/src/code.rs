@@ -4,9 +4,9 @@
 //! tells a slip of the hand from another target.
 
 use zeroize::Zeroizing;
+use zoneward_sectors::base32;
 use zoneward_sectors::crypto::sha256;
 
-use crate::base32;
 use crate::credentials::{Credentials, CredentialsError};
 use crate::limits::{CODE_TEXT_MAX, CREDENTIALS_LEN_MAX, URL_LEN_MAX};
 use crate::url::{Url, UrlError};

@@ -8,7 +8,6 @@
 //! target server) and [`ServerTarget`] (its adapter); `docs/target-protocol.md` is what those two speak.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-mod base32;
 mod client;
 pub mod code;
 pub mod conformance;

@@ -131,6 +131,8 @@ pub fn key(g: &Global, out: Out, command: KeyCommand) -> Result<i32, Failure> {
             .why(crate::errors::chain(&u.error))
             .help("keys are changed on all targets at once: bring it back and try again"));
     }
+    // Of two changes at once, the second would print a kit for keys that the first replaces.
+    let _one = zone.home.lock_keys()?;
     settle(&zone.home, true)?;
     let kit = match &command {
         KeyCommand::ShowRecovery { kit } | KeyCommand::Rotate { kit, .. } => kit_path(&zone, kit.as_deref()),

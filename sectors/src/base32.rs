@@ -1,4 +1,4 @@
-//! RFC 4648 base32 in small letters, without padding, as invites have it: no letter is taken for a digit, and capitals make
+//! RFC 4648 base32 in small letters, without padding, for codes that people type: no letter is taken for a digit, and capitals make
 //! a small QR code.
 
 use zeroize::Zeroizing;
