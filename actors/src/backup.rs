@@ -22,16 +22,22 @@ use crate::errors::{SOURCE_GONE, ZoneError};
 use crate::freshness::refuse_older_home;
 use crate::ground::moved;
 use crate::open::chain;
-use crate::provide::Provider;
+use crate::provide::{Group, Provider};
 use crate::reading::{Here, Outcome, Ready, make_ready};
 use crate::retention;
 use crate::settle;
-use crate::survey::{Compare, Survey, located, scan, source_path, survey};
+use crate::survey::{Base, Compare, Survey, located, scan, source_path, survey};
 use crate::told::{shorten, told};
 use crate::zone::Zone;
 
 /// Layers in a chain before a catalog is written whole again: reading a chain costs a little for each.
 const CHAIN_MAX: usize = 16;
+/// What is told of a source that could not be compared with what is stored of it.
+const NO_BASE: &str =
+    "all of it was stored anew: what is stored of it only the owner can read, and this node has no list of it";
+/// What is told of a source parts of which were stored anew.
+const READ_AGAIN: &str =
+    "of a part of what was stored no whole copy is left: the files in it are stored again as far as they can be read";
 /// Changes this close to the start may hide behind the clock's tick, milliseconds.
 const RACY_MS: u64 = 30;
 
@@ -115,8 +121,10 @@ struct Planned {
     ready: Ready,
     survey: Survey,
     base: Vec<LayerId>,
+    /// Numbers of sectors that nothing is left of.
+    gone: Arc<BTreeSet<u32>>,
     compare: Compare,
-    copies: u8,
+    group: Group,
 }
 
 /// Runs a backup.
@@ -339,14 +347,28 @@ fn plan_source(
     let path = source_path(&source);
     let live = located(zone.state(), zone.node(), &source)?;
     tell(Event::Scanning(&path));
-    let base = base_of(zone, source.id, request, resumed);
+    let mut base = base_of(zone, source.id, request, resumed);
     let mut compare = match request.kind {
         CheckpointKind::Full if resumed.is_none() => Compare::All,
         _ => Compare::Changes,
     };
     let opener = zone.opener();
+    // What only the owner can read cannot be built upon where its catalog is not kept: this begins anew.
+    let closed = !zone.catalogs(&opener).are_open(&base);
+    if closed {
+        (base, compare) = (Vec::new(), Compare::All);
+    }
+    // What nothing is left of is read again, and nothing that comes after builds on it.
+    let under = zone.state().gone_under(&base);
+    let gone = Arc::new(under.iter().map(|s| zone.table().number(*s)).collect());
+    if compare == Compare::Changes && !under.is_empty() {
+        compare = Compare::WholeCatalog;
+        if !zone.catalogs(&opener).are_readable(&base, &under) {
+            (base, compare) = (Vec::new(), Compare::All);
+        }
+    }
     let entries = zone.catalogs(&opener).entries(&base)?;
-    let ready = match request.dry_run {
+    let mut ready = match request.dry_run {
         true => Ready::live(live.clone()),
         false => {
             let name = zone.state().nodes.get(&zone.node()).map_or("", |n| n.name.as_str());
@@ -354,15 +376,18 @@ fn plan_source(
             make_ready(here, &source, live.clone(), stop)?
         }
     };
-    let survey = survey(&source, &live, &ready.root, entries, compare, request.threads, stop)?;
+    ready.notes.extend(closed.then(|| NO_BASE.to_owned()));
+    ready.notes.extend((!under.is_empty()).then(|| READ_AGAIN.to_owned()));
+    let against = Base { entries, gone: Arc::clone(&gone) };
+    let survey = survey(&source, &live, &ready.root, against, compare, request.threads, stop)?;
     let before = source.grounds.get(&zone.node());
     refuse_odd_source(&source, before, &live, held_files(zone, source.id), &survey, request)?;
     if compare == Compare::Changes && base.len() >= CHAIN_MAX && survey.any_change {
         compare = Compare::WholeCatalog;
     }
     tell(Event::Scanned(&path, &survey.counts));
-    let copies = zone.state().copies_wanted(&source);
-    Ok(Planned { source, live, ready, survey, base, compare, copies })
+    let group = Group { copies: zone.state().copies_wanted(&source), write_only: source.write_only };
+    Ok(Planned { source, live, ready, survey, base, gone, compare, group })
 }
 
 /// Files that the newest checkpoint holds of a source.
@@ -424,12 +449,10 @@ fn warnings_of(r: &SourceReport) -> Vec<String> {
     let unread = r.packed.unread.iter().map(|(p, why)| told(p, why));
     let unsteady = r.packed.unsteady.iter().map(|p| told(p, "changed while it was read"));
     let mut room = limits::WARNINGS_LEN_MAX;
-    r.notes
-        .iter()
-        .cloned()
-        .chain(scan)
-        .chain(unread)
-        .chain(unsteady)
+    // What concerns one path comes first: the first of it is shown as such.
+    let paths = scan.chain(unread).chain(unsteady).take(limits::WARNINGS_MAX.saturating_sub(r.notes.len()));
+    paths
+        .chain(r.notes.iter().cloned())
         .map(|w| shorten(w, limits::WARNING_LEN_MAX))
         .take(limits::WARNINGS_MAX)
         .take_while(|w| {
@@ -451,17 +474,17 @@ fn pack_all(
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<(Vec<SourceReport>, u64, u64), ZoneError> {
     for p in &planned {
-        settle::raise_copies(zone, &p.base, &p.survey.relies_on, p.copies)?;
+        settle::raise_copies(zone, &p.base, &p.survey.relies_on, p.group.copies)?;
     }
     let mut reports = Vec::new();
     // One retention group after another: what lies in one sector has the same number of copies and expires together.
-    let mut groups: BTreeMap<std::cmp::Reverse<u8>, Vec<Planned>> = BTreeMap::new();
+    let mut groups: BTreeMap<std::cmp::Reverse<Group>, Vec<Planned>> = BTreeMap::new();
     for p in planned {
-        groups.entry(std::cmp::Reverse(p.copies)).or_default().push(p);
+        groups.entry(std::cmp::Reverse(p.group)).or_default().push(p);
     }
     let (mut sectors, mut stored) = (0, 0);
-    for (copies, group) in groups {
-        let (mut done, n, bytes) = pack_group(zone, checkpoint, copies.0, group, request, started, progress, tell)?;
+    for (of, group) in groups {
+        let (mut done, n, bytes) = pack_group(zone, checkpoint, of.0, group, request, started, progress, tell)?;
         reports.append(&mut done);
         sectors += n;
         stored += bytes;
@@ -490,7 +513,7 @@ fn finish_task(zone: &mut Zone, checkpoint: CheckpointId, r: &SourceReport) -> R
 fn pack_group(
     zone: &mut Zone,
     checkpoint: CheckpointId,
-    copies: u8,
+    of: Group,
     group: Vec<Planned>,
     request: &BackupRequest,
     started: u64,
@@ -501,10 +524,7 @@ fn pack_group(
         threads: request.threads,
         zstd_level: zone.state().zone.as_ref().map_or(3, |z| z.zstd_level),
         racy_after: stamp_of(started.saturating_sub(RACY_MS)),
-        meagre: {
-            let few = zone.state().sectors.values().filter(|s| s.copies_wanted < copies);
-            few.map(|s| zone.table().number(s.id)).collect()
-        },
+        meagre: of.apart(zone),
     };
     let index = if request.kind == CheckpointKind::Full {
         ChunkIndex::in_memory(zone.table())
@@ -539,12 +559,12 @@ fn pack_group(
             Some(kept) if p.compare != Compare::WholeCatalog => Box::new(kept.into_iter().map(Ok)),
             _ => {
                 let entries = zone.catalogs(&opener).entries(&p.base)?;
-                Box::new(scan(&p.source, &p.ready.root, entries, p.compare, request.threads)?)
+                Box::new(scan(&p.source, &p.ready.root, entries, &p.gone, p.compare, request.threads)?)
             }
         };
         scans.push(changes);
     }
-    let mut provider = Provider::new(zone, checkpoint, copies, min_priority)?;
+    let mut provider = Provider::new(zone, checkpoint, of, min_priority)?;
     let mut packer = Packer::new(&settings, &index, &table, keys.gear(), *keys.fingerprint_key(), &mut provider)?;
     let mut reports = Vec::new();
     let mut failed = None;
@@ -589,7 +609,7 @@ fn pack_group(
 
 /// Bytes a source will bring, about: content without holes, and headers and catalog lines for each entry.
 fn estimate(s: &Survey) -> u64 {
-    s.counts.changed_data + 1024 * (s.counts.new + s.counts.changed)
+    s.counts.changed_data + 1024 * (s.counts.new + s.counts.changed + s.counts.again)
 }
 
 fn stamp_of(ms: u64) -> Stamp {

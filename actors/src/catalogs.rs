@@ -1,12 +1,13 @@
 //! Catalogs of the zone: read from the local copies, or from the sectors where a copy is missing or damaged.
 
+use std::collections::BTreeSet;
 use std::io::{BufReader, Cursor, Read};
 
 use zoneward_consensus::model::{Layer, Part, State};
 use zoneward_sectors::catalog::{CatalogError, Merge, PartReader, SectorTable};
 use zoneward_sectors::entry::Entry;
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::LayerId;
+use zoneward_sectors::ids::{LayerId, SectorId};
 use zoneward_sectors::limits::CATALOG_PART_MAX;
 use zoneward_sectors::restore::NoCopy;
 use zoneward_sectors::sector_reader::SectorReader;
@@ -47,6 +48,19 @@ impl<'a> Catalogs<'a> {
             all.push(Box::new(self.layer(layer)));
         }
         Ok(Merge::new(all)?)
+    }
+
+    /// Whether what a chain says can be read though these sectors are gone.
+    pub fn are_readable(&self, layers: &[LayerId], gone: &BTreeSet<SectorId>) -> bool {
+        let parts =
+            layers.iter().filter_map(|l| self.state.layers.get(l)).flat_map(|l| l.parts.iter().map(|p| (l.id, p)));
+        parts.into_iter().all(|(layer, p)| !gone.contains(&p.sector) || self.is_here(layer, p))
+    }
+
+    /// Whether the local copy of a part is whole.
+    pub(crate) fn is_here(&self, layer: LayerId, part: &Part) -> bool {
+        let packed = fsx::read_limited(&self.home.catalog_part(layer, part.part), CATALOG_PART_MAX);
+        packed.is_ok_and(|packed| local_is_whole(&[], &packed))
     }
 
     /// The lines of one layer: its parts one after another, each opened when the one before ends.

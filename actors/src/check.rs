@@ -6,17 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use zoneward_consensus::model::Copy as BackupCopy;
+use zoneward_consensus::model::{Copy as BackupCopy, Target as TargetRecord};
 use zoneward_sectors::crypto::sha256;
 use zoneward_sectors::current::Current;
 use zoneward_sectors::entry::Extent;
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
+use zoneward_sectors::ids::{CopyId, SectorId, TargetId, ZoneAlias};
 use zoneward_sectors::keyfile::OwnerKeyFile;
-use zoneward_sectors::limits::SEGMENT_LEN;
-use zoneward_sectors::sector_reader::{SectorReadError, SectorReader};
+use zoneward_sectors::sector_reader::SectorReadError;
 use zoneward_sectors::shown::show_path;
-use zoneward_targets::{ObjectName, TargetError};
+use zoneward_targets::{ObjectName, Target, TargetError};
 
 use crate::errors::ZoneError;
 use crate::examine::{Examined, Room, any_of};
@@ -55,6 +54,10 @@ pub struct CheckReport {
     pub segments_read: u64,
     pub bytes_read: u64,
     pub catalogs: u64,
+    /// Catalogs that only the owner's key opens, and of which this node keeps no copy: they were not read.
+    pub closed_catalogs: u64,
+    /// Copies that only the owner's key opens: judged by their stored bytes alone.
+    pub keyless: u64,
     pub entries: u64,
     pub findings: Vec<Finding>,
     /// Files that lie in damaged stretches: path of the source and path inside, with checkpoint numbers.
@@ -171,6 +174,31 @@ pub fn check(zone: &Zone, depth: Depth, threads: usize, progress: &CheckProgress
     Ok(c.report)
 }
 
+/// How long a head may be on its way into the state, and how often it is looked for.
+const HEAD_WAIT: Duration = Duration::from_secs(3);
+const HEAD_LOOK: Duration = Duration::from_millis(100);
+
+/// What beside its sectors is not what was written on a target, and whether that is damage.
+fn odd_objects(target: &dyn Target, alias: ZoneAlias, t: &TargetRecord) -> Vec<(String, bool)> {
+    let wanted = [
+        (ObjectName::Pointer, t.pointer.as_ref().map(|p| p.hash), "the head (pointer.json)"),
+        (ObjectName::OwnerKey, t.owner_key_hash, "the owner's sealed key (owner-key.json)"),
+    ];
+    let mut found = Vec::new();
+    for (name, hash, what) in wanted {
+        let Some(hash) = hash else { continue };
+        match target.get_object(alias, name, 1 << 20) {
+            Ok(bytes) if sha256(&[&bytes]) == hash => {}
+            Ok(_) => found.push((format!("{what} is not what was written"), true)),
+            Err(e) => {
+                let damage = matches!(e, TargetError::NotFound { .. } | TargetError::TooLarge { .. });
+                found.push((format!("{what} cannot be read: {}", chain(&e)), damage));
+            }
+        }
+    }
+    found
+}
+
 impl Checker<'_> {
     fn find(
         &mut self,
@@ -181,6 +209,10 @@ impl Checker<'_> {
         damage: bool,
     ) {
         self.report.findings.push(Finding { target, sector, copy, what, damage, missing: false });
+    }
+
+    fn unreadable_catalog(&mut self, seqs: &[u64], e: &dyn std::error::Error) {
+        self.find(None, None, None, format!("the catalog of checkpoint {seqs:?} cannot be read: {}", chain(e)), true);
     }
 
     /// What this home keeps of the owner's.
@@ -203,24 +235,18 @@ impl Checker<'_> {
     /// Pointer and owner key must be, to the byte, what was written. (The marker was checked when the target was opened.)
     fn objects(&mut self) {
         let records: Vec<_> = self.zone.state().targets.values().cloned().collect();
-        for t in records {
+        for mut t in records {
             let Some(target) = self.zone.target(t.id) else { continue };
             let alias = self.zone.keys().alias(t.id);
-            let wanted = [
-                (ObjectName::Pointer, t.pointer.as_ref().map(|p| p.hash), "the head (pointer.json)"),
-                (ObjectName::OwnerKey, t.owner_key_hash, "the owner's sealed key (owner-key.json)"),
-            ];
-            let mut found = Vec::new();
-            for (name, hash, what) in wanted {
-                let Some(hash) = hash else { continue };
-                match target.get_object(alias, name, 1 << 20) {
-                    Ok(bytes) if sha256(&[&bytes]) == hash => {}
-                    Ok(_) => found.push((format!("{what} is not what was written"), true)),
-                    Err(e) => {
-                        let damage = matches!(e, TargetError::NotFound { .. } | TargetError::TooLarge { .. });
-                        found.push((format!("{what} cannot be read: {}", chain(&e)), damage));
-                    }
-                }
+            let mut found = odd_objects(target.as_ref(), alias, &t);
+            // A head lies on the target a moment before the state says so, and others write heads meanwhile.
+            let begun = Instant::now();
+            while found.iter().any(|(_, damage)| *damage) && begun.elapsed() < HEAD_WAIT {
+                let Some(state) = self.zone.others_state() else { break };
+                std::thread::sleep(HEAD_LOOK);
+                let Some(now) = state.targets.get(&t.id).cloned() else { break };
+                t = now;
+                found = odd_objects(target.as_ref(), alias, &t);
             }
             found.into_iter().for_each(|(what, damage)| self.find(Some(t.id), None, None, what, damage));
         }
@@ -231,6 +257,16 @@ impl Checker<'_> {
         let ids: Vec<TargetId> = self.zone.targets().keys().copied().collect();
         for id in ids {
             let Some(target) = self.zone.target(id) else { continue };
+            let mut hidden = Vec::new();
+            match crate::guard::guard(self.zone.state(), id, &**target, false, None) {
+                Ok((guard, found)) => {
+                    hidden = found;
+                    guard.alarms().into_iter().for_each(|what| self.find(Some(id), None, None, what, false));
+                }
+                // Why it does not answer is said of its listing.
+                Err(e) if e.retry() == zoneward_targets::Retry::Later => {}
+                Err(e) => self.find(Some(id), None, None, chain(&e), false),
+            }
             match target.list(self.zone.keys().alias(id)) {
                 Ok(listing) => {
                     let state = self.zone.state();
@@ -241,6 +277,7 @@ impl Checker<'_> {
                     let listed: HashMap<CopyId, u64> = listing.sectors.into_iter().collect();
                     let here = state.copies.values().filter(|c| c.target == id && c.is_stored());
                     let other = here.filter(|c| listed.get(&c.id) != Some(&c.stored_len)).map(|c| c.id);
+                    let other = other.filter(|c| !hidden.contains(c));
                     self.unlisted.extend(other);
                 }
                 Err(e) => self.find(Some(id), None, None, format!("it cannot list its sectors: {}", chain(&e)), false),
@@ -249,6 +286,7 @@ impl Checker<'_> {
     }
 
     fn copies(&mut self) -> Result<(), ZoneError> {
+        let opener = self.opener;
         let state = self.zone.state();
         let whole = |c: &BackupCopy| c.is_stored();
         let in_place: BTreeSet<_> = state.copies.values().filter(|c| whole(c)).map(|c| (c.sector, c.target)).collect();
@@ -261,14 +299,15 @@ impl Checker<'_> {
         };
         let all: Vec<BackupCopy> = state.copies.values().filter(counts).cloned().collect();
         self.report.sectors = all.iter().map(|c| c.sector).collect::<BTreeSet<_>>().len() as u64;
-        let mut opened = Vec::new();
+        let mut opened: Vec<(&BackupCopy, Examined<'_>)> = Vec::new();
         for c in &all {
             if self.zone.target(c.target).is_none() {
                 continue; // Said already, once for the target.
             }
             self.report.copies += 1;
+            self.report.keyless += u64::from(c.is_keyless() && !opener.has_owner());
             self.progress.current.tell(self.label(c).as_bytes());
-            match self.silence.note(c.target, || Examined::of(self.opener, c)) {
+            match self.silence.note(c.target, || Examined::of(opener, c)) {
                 Ok(copy) => {
                     if self.unlisted.contains(&c.id) {
                         let what = "it is there, and its target does not list it so: a recovery would not find it";
@@ -300,7 +339,7 @@ impl Checker<'_> {
     }
 
     /// Reads segments, each checked by its tag and by its leaf hash.
-    fn read(&mut self, opened: &[(&BackupCopy, Examined)]) -> Result<(), ZoneError> {
+    fn read(&mut self, opened: &[(&BackupCopy, Examined<'_>)]) -> Result<(), ZoneError> {
         let percent = match self.depth {
             Depth::Metadata => return Ok(()),
             Depth::Part(p) => p,
@@ -308,14 +347,14 @@ impl Checker<'_> {
         };
         let mut jobs: Vec<(usize, u64)> = Vec::new();
         for (i, (_, copy)) in opened.iter().enumerate() {
-            let (all, before) = (copy.segments(), jobs.len());
+            let (all, before) = (copy.units(), jobs.len());
             jobs.extend((0..all).filter(|_| percent >= 100.0 || chosen(percent)).map(|s| (i, s)));
             // Of a small sector too something is read.
             if jobs.len() == before && percent > 0.0 && all > 0 {
                 jobs.push((i, any_of(all)));
             }
         }
-        let len = |(i, s): &(usize, u64)| opened.get(*i).map_or(0, |(_, x)| x.reader.layout().segment_len(*s) as u64);
+        let len = |(i, s): &(usize, u64)| opened.get(*i).map_or(0, |(_, x)| x.len(*s));
         self.progress.total.store(jobs.iter().map(len).sum(), Ordering::Relaxed);
         let labels: Vec<String> = opened.iter().map(|(c, ..)| self.label(c)).collect();
         let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
@@ -326,7 +365,7 @@ impl Checker<'_> {
                 let Some((i, s)) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) else { return };
                 let Some((c, copy)) = opened.get(*i) else { return };
                 self.progress.current.tell(labels[*i].as_bytes());
-                let read = self.silence.note(c.target, || copy.read(*s, &mut room));
+                let read = self.silence.note(c.target, || copy.read(*s, &mut room, &self.progress.stop));
                 let len = len(&(*i, *s));
                 bytes.fetch_add(len, Ordering::Relaxed);
                 self.progress.done.fetch_add(len, Ordering::Relaxed);
@@ -354,7 +393,7 @@ impl Checker<'_> {
             let Some((c, copy)) = opened.get(i) else { continue };
             errors.sort_by_key(|(s, _)| *s);
             let damage = errors.iter().any(|(_, e)| e.is_damage());
-            let ranges = errors.iter().flat_map(|(s, _)| tar_ranges(&copy.reader, *s)).collect();
+            let ranges = errors.iter().flat_map(|(s, _)| copy.tar_ranges(*s)).collect();
             self.lost.insert(c.id, ranges);
             let first = errors.first().map(|(_, e)| chain(e)).unwrap_or_default();
             let what = match errors.len() {
@@ -391,31 +430,24 @@ impl Checker<'_> {
             if self.progress.stop.load(Ordering::Relaxed) {
                 return Err(ZoneError::Interrupted);
             }
+            // What only the owner can read is not damaged; it is looked at when the owner's key is given.
+            if !catalogs.are_open(&layers) {
+                self.report.closed_catalogs += 1;
+                continue;
+            }
             self.report.catalogs += 1;
             let top = self.zone.state().source_ever(source).map(|s| s.path.clone()).unwrap_or_default();
             let entries = match catalogs.entries(&layers) {
                 Ok(e) => e,
                 Err(e) => {
-                    self.find(
-                        None,
-                        None,
-                        None,
-                        format!("the catalog of checkpoint {:?} cannot be read: {}", seqs, chain(&e)),
-                        true,
-                    );
+                    self.unreadable_catalog(&seqs, &e);
                     continue;
                 }
             };
             for entry in entries {
                 match entry {
                     Err(e) => {
-                        self.find(
-                            None,
-                            None,
-                            None,
-                            format!("the catalog of checkpoint {:?} cannot be read: {}", seqs, chain(&e)),
-                            true,
-                        );
+                        self.unreadable_catalog(&seqs, &e);
                         break;
                     }
                     Ok(e) => {
@@ -471,17 +503,6 @@ fn chosen(percent: f64) -> bool {
     let mut b = [0u8; 4];
     zoneward_sectors::crypto::fill_random(&mut b);
     f64::from(u32::from_le_bytes(b)) < percent / 100.0 * f64::from(u32::MAX)
-}
-
-/// The tar ranges of the frames that touch segment `s`.
-fn tar_ranges(reader: &SectorReader, s: u64) -> Vec<std::ops::Range<u64>> {
-    let (from, to) = (s * SEGMENT_LEN as u64, (s + 1) * SEGMENT_LEN as u64);
-    let table = reader.table();
-    (0..table.frames())
-        .filter_map(|i| table.frame(i))
-        .filter(|(raw, _)| raw.start < to && raw.end > from)
-        .map(|(_, tar)| tar)
-        .collect()
 }
 
 fn outside(extents: &[Extent], ends: &HashMap<u32, u64>) -> Option<&'static str> {

@@ -7,7 +7,7 @@
 mod forward;
 mod peers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -98,6 +98,7 @@ pub struct Cluster {
 /// What the tasks of a node share.
 pub(crate) struct Parts {
     me: NodeId,
+    identity: Arc<NodeIdentity>,
     key: String,
     address: String,
     consensus: Consensus,
@@ -141,7 +142,7 @@ impl Cluster {
         let view = MemberView::new(peers::members(settings.zone, 0, &begun, &BTreeMap::new(), (me, &key))?);
         let services = Services::new();
         let config = Config {
-            identity,
+            identity: identity.clone(),
             members: view.clone(),
             incarnation: settings.incarnation,
             services: services.clone(),
@@ -157,6 +158,7 @@ impl Cluster {
         let introduced = begun.keys().copied().filter(|id| *id != me).collect();
         let parts = Arc::new(Parts {
             me,
+            identity,
             key,
             address,
             consensus,
@@ -175,6 +177,18 @@ impl Cluster {
     /// This node.
     pub fn node(&self) -> NodeId {
         self.parts.me
+    }
+
+    /// Who votes, as of the last entry that this node applied, and whether that is settled: during a change two sets are in
+    /// force.
+    pub fn electorate(&self) -> (BTreeSet<NodeId>, bool) {
+        let members = self.parts.consensus.membership();
+        (members.voter_ids().collect(), members.membership().get_joint_config().len() == 1)
+    }
+
+    /// What it signs with.
+    pub(crate) fn identity(&self) -> &NodeIdentity {
+        &self.parts.identity
     }
 
     /// Where others reach it.
@@ -220,6 +234,16 @@ impl Cluster {
         match reply.refused {
             Some(why) => Err(CommandError::Refused { code: why.code, text: why.text }),
             None => Ok(reply),
+        }
+    }
+
+    /// The last word of a node whose actors have stopped: brought through within this time, or it may or may not count.
+    pub fn say_last(&self, command: &Command, within: Duration) -> Result<(), CommandError> {
+        let entry = Entry::new(now_ms(), self.parts.me, command)?;
+        let said = self.block(async { tokio::time::timeout(within, forward::propose(&self.parts, entry)).await });
+        match said.unwrap_or(Err(CommandError::Unknown))?.refused {
+            Some(why) => Err(CommandError::Refused { code: why.code, text: why.text }),
+            None => Ok(()),
         }
     }
 
@@ -371,13 +395,20 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let Some(runtime) = self.runtime.take() else { return };
         let parts = self.parts.clone();
-        runtime.block_on(async move {
-            // Whoever waits for this node finds out by itself; nothing acknowledged depends on a clean end.
-            let _ = parts.consensus.shutdown().await;
-            parts.endpoint.close().await;
-        });
-        // Calls of the disk that are under way end by themselves.
-        runtime.shutdown_timeout(Duration::from_secs(2));
+        let end = move || {
+            runtime.block_on(async move {
+                // Whoever waits for this node finds out by itself; nothing acknowledged depends on a clean end.
+                let _ = parts.consensus.shutdown().await;
+                parts.endpoint.close().await;
+            });
+            // Calls of the disk that are under way end by themselves.
+            runtime.shutdown_timeout(Duration::from_secs(2));
+        };
+        // Who lets go of it last may be a thread of a server, which must not wait for another runtime.
+        match tokio::runtime::Handle::try_current() {
+            Ok(_) => drop(std::thread::Builder::new().name("cluster-end".into()).spawn(end)),
+            Err(_) => end(),
+        }
     }
 }
 

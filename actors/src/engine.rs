@@ -193,6 +193,7 @@ fn look_at_targets(node: Arc<Node>) -> JoinHandle<()> {
         if let Some(parts) = &node.parts {
             let view = node.cluster.view();
             parts.home.forget_catalogs(|l| view.layers.contains_key(l));
+            crate::keyless::forget_pieces(&parts.home, &view);
             // What cannot be removed, the next backup tells.
             let _ = crate::reading::snapshot::sweep(parts.home.dir());
         }
@@ -200,6 +201,7 @@ fn look_at_targets(node: Arc<Node>) -> JoinHandle<()> {
             node.look_around();
             node.look_at_targets();
             node.tell_reach();
+            node.hear_others();
             node.tell_credit();
             // Who does not answer now does later; the zone waits with its new secret as long as that.
             let _ = crate::secrets::step(&node);

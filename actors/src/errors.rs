@@ -70,6 +70,8 @@ pub enum ZoneError {
     NotAllowed { path: PathBuf, what: &'static str },
     #[error("{path} lies nowhere on this node")]
     Unmapped { path: PathBuf },
+    #[error("{} can be read only with the owner's key: the zone has forgotten its own", .0.join(", "))]
+    OwnerOnly(Vec<String>),
     #[error("no target can take a sector: {0}")]
     NoTarget(String),
     #[error(transparent)]
@@ -80,6 +82,8 @@ pub enum ZoneError {
     Command(#[from] CommandError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    #[error("{by} of {of} voters have signed head {n}: more than half are needed")]
+    Unsigned { n: u64, by: usize, of: usize },
     #[error("this node is a witness: it votes, and has no key to the zone's data")]
     Witness,
     #[error("a daemon serves this home: stop it first")]
@@ -136,7 +140,7 @@ impl ZoneError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Read(e) => e.is_damage(),
-            Self::NoCopy(e) => e.damage,
+            Self::NoCopy(e) | Self::Pack(PackError::Content { source: e, .. }) => e.damage,
             Self::Catalogs(CatalogsError::Catalog(e)) | Self::Restore(RestoreError::Catalog(e)) => e.is_damage(),
             Self::Catalogs(CatalogsError::UnknownLayer(_)) | Self::Secret(_) | Self::State { .. } => true,
             Self::Store(StoreError::Damaged(_)) => true,

@@ -3,13 +3,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use zoneward_sectors::cert::NodeCertificate;
-use zoneward_sectors::crypto::{sha256, verify_ed25519};
+use zoneward_consensus::command::Command;
+use zoneward_consensus::model::State;
+use zoneward_sectors::crypto::sha256;
 use zoneward_sectors::ids::{Digest, TargetId};
-use zoneward_targets::{ObjectName, Target};
+use zoneward_targets::{ObjectName, Target, TargetError};
 
 use crate::errors::ZoneError;
-use crate::system::{HeadPayload, Pointer};
+use crate::headchain::signed_head;
 use crate::zone::Zone;
 
 /// Bytes of a pointer at most.
@@ -23,29 +24,6 @@ pub struct Published {
     pub time_ms: u64,
 }
 
-/// A head that a node signed whose key the owner certified.
-#[derive(Debug)]
-pub(crate) struct SignedHead {
-    pub certificate: NodeCertificate,
-    /// Its exact text.
-    pub text: String,
-    pub payload: HeadPayload,
-}
-
-/// Reads the bytes of a `pointer.json`. What is damaged or forged tells nothing.
-pub(crate) fn signed_head(bytes: &[u8], owner_sign_public: &[u8; 32]) -> Option<SignedHead> {
-    let pointer: Pointer = serde_json::from_slice(bytes).ok()?;
-    let certificate = NodeCertificate::parse(&STANDARD.decode(&pointer.certificate).ok()?).ok()?;
-    certificate.verify(owner_sign_public).ok()?;
-    let message = [b"zoneward/1 head", pointer.payload.as_bytes()].concat();
-    let signature = STANDARD.decode(&pointer.signature).ok()?;
-    if !verify_ed25519(&certificate.public_key, &message, &signature) {
-        return None;
-    }
-    let payload = serde_json::from_str(&pointer.payload).ok()?;
-    Some(SignedHead { certificate, text: pointer.payload, payload })
-}
-
 /// The head that a target shows, if a node of this zone signed it. What cannot be read tells nothing.
 fn shown(zone: &Zone, id: TargetId, target: &dyn Target) -> Option<(Published, String)> {
     let bytes = target.get_object(zone.keys().alias(id), ObjectName::Pointer, POINTER_LEN_MAX).ok()?;
@@ -57,6 +35,26 @@ fn shown(zone: &Zone, id: TargetId, target: &dyn Target) -> Option<(Published, S
     }
     let payload_hash = sha256(&[head.text.as_bytes()]);
     Some((Published { n: head.payload.n, payload_hash, time_ms: head.payload.time_ms }, head.text))
+}
+
+/// What a target shows in place of the head that the zone last wrote there, if that is older or none at all. A newer one may
+/// be on its way into the state, or tells that this home is old: that is found out elsewhere.
+pub(crate) fn misshown(state: &State, id: TargetId, target: &dyn Target) -> Option<Command> {
+    let t = state.targets.get(&id)?;
+    let wrote = t.pointer?;
+    let owner = STANDARD.decode(&state.zone.as_ref()?.owner_sign_public).ok()?;
+    let what = match target.get_object(t.alias, ObjectName::Pointer, POINTER_LEN_MAX) {
+        Ok(bytes) => match signed_head(&bytes, owner.as_slice().try_into().ok()?) {
+            Some(head) if head.payload.n >= wrote.n => return None,
+            Some(head) => format!("head {}, older than the head {} that was written there", head.payload.n, wrote.n),
+            None => format!("something that is no head of the zone, in place of head {}", wrote.n),
+        },
+        Err(e) if e.is_not_found() => format!("no head, in place of head {}", wrote.n),
+        Err(TargetError::TooLarge { .. }) => format!("something too large for a head, in place of head {}", wrote.n),
+        // No answer says nothing.
+        Err(_) => return None,
+    };
+    Some(Command::Misshown { target: id, wrote: wrote.hash, what })
 }
 
 /// A head on this target that this home does not know: newer than its own, or another of the same number.

@@ -7,6 +7,7 @@
 //! owner-key.json     the owner's sealed keys
 //! catalogs/          local copies of catalog parts
 //! index/             the chunk index (a cache)
+//! pieces/            hashes of the pieces of copies that the zone has no key to (a cache)
 //! spool/             sectors held for another node until all their copies are made: sealed bytes
 //! source-snapshots/  notes on snapshots of sources that have to be removed
 //! allowed-commands   which commands around sources this node may run
@@ -16,7 +17,10 @@
 //! recovery.json      while a zone that was lost is brought back: nothing is backed up
 //! rollback.json      while sources are put back to a checkpoint, or what that replaced is kept
 //! rollback.lock      held by the one process that does so
+//! exports/           exports to users that are being written
+//! imports/           exports of users that are being brought in
 //! recovery-kit.html  until it is stored elsewhere
+//! wipe-begun         while all of this is being deleted for good
 //! ```
 
 use std::fs::File;
@@ -24,7 +28,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use zoneward_sectors::fsx;
-use zoneward_sectors::ids::{CopyId, LayerId};
+use zoneward_sectors::ids::{CopyId, Digest, LayerId};
 use zoneward_targets::Url;
 
 /// Why a home cannot be used.
@@ -36,6 +40,8 @@ pub enum HomeError {
     Exists(PathBuf),
     #[error("another zoneward (process {pid}) is working in {home}")]
     Busy { home: PathBuf, pid: String },
+    #[error("the home {0} is being wiped: it belongs to no zone any more")]
+    Wiping(PathBuf),
     #[error("cannot {what} {path}")]
     Io { what: &'static str, path: PathBuf, source: io::Error },
 }
@@ -129,6 +135,14 @@ impl Home {
     }
 
     fn lock(dir: &Path) -> Result<Self, HomeError> {
+        if crate::wipe::has_begun(dir) {
+            return Err(HomeError::Wiping(dir.to_owned()));
+        }
+        Self::lock_for_wiping(dir)
+    }
+
+    /// The same for who wipes it.
+    pub(crate) fn lock_for_wiping(dir: &Path) -> Result<Self, HomeError> {
         let file = Self::take(dir, &dir.join("home.lock"))?;
         Ok(Self { dir: dir.to_owned(), _lock: Some(file) })
     }
@@ -209,6 +223,16 @@ impl Home {
     /// The local copy of a catalog part: its zstd frames.
     pub fn catalog_part(&self, layer: LayerId, part: u32) -> PathBuf {
         self.dir.join(format!("catalogs/{layer}-{part:05}.zst"))
+    }
+
+    /// Hashes of the pieces of copies that the zone has no key to.
+    pub(crate) fn all_pieces(&self) -> PathBuf {
+        self.dir.join("pieces")
+    }
+
+    /// Those of the stored bytes that are known by this id.
+    pub(crate) fn pieces(&self, id: Digest) -> PathBuf {
+        self.dir.join(format!("pieces/{id}"))
     }
 
     /// Removes cached catalogs of layers that are not `known` any more. What cannot be removed takes room and nothing else.

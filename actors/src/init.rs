@@ -6,6 +6,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zoneward_consensus::command::Command;
+use zoneward_consensus::heads::Vouched;
+use zoneward_consensus::quorum;
+use zoneward_sectors::crypto::Signer as _;
 use zoneward_sectors::crypto::sha256;
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{NodeId, TargetId, ZoneId};
@@ -104,6 +107,9 @@ fn prepare(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<(Zone, Wo
             certificate: STANDARD.encode(identity.certificate().to_bytes()),
         },
     )?;
+    let word = owner.signing_key().sign(&quorum::message(zone_id, 0, node));
+    let word = Vouched { generation: 0, node, signature: STANDARD.encode(word) };
+    store.propose(now_ms(), node, Command::Vouch { word })?;
     let mut zone = Zone::with(home, store)?;
     let keys = ZoneKeys::derive(zone_id, secret, 1);
     for (i, (place, target)) in targets.into_iter().enumerate() {
@@ -115,7 +121,7 @@ fn prepare(home_dir: &Path, new: &NewZone, passphrase: &str) -> Result<(Zone, Wo
 }
 
 /// Makes a target. One that was made before and never used, as a cut `init` leaves it, is taken as it is.
-fn create_target(place: &Place, shared: bool) -> Result<Arc<dyn Target>, ZoneError> {
+pub(crate) fn create_target(place: &Place, shared: bool) -> Result<Arc<dyn Target>, ZoneError> {
     let Place { url, credentials } = place;
     match zoneward_targets::create(url, TargetId::random(), Existing::Refuse, credentials.as_ref()) {
         Ok(t) => Ok(Arc::from(t)),

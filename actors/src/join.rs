@@ -28,7 +28,7 @@ use crate::cluster::CommandError;
 use crate::errors::ZoneError;
 use crate::home::{Home, io_at};
 use crate::node::Node;
-use crate::serve::{MemberChange, change_members};
+use crate::serve::{MemberChange, alive, change_members};
 use crate::zone::Authority;
 
 /// How long a joiner waits for the owner's signature, ms: less than it waits for an answer.
@@ -179,7 +179,7 @@ struct Host(Weak<Node>);
 
 impl Host {
     fn node(&self) -> Result<Arc<Node>, Refusal> {
-        self.0.upgrade().ok_or_else(|| Refusal::new(Retry::Later, "this node is stopping"))
+        alive(&self.0)
     }
 
     async fn admit(&self, token: TokenHash, joiner: Joiner) -> Result<(), Refusal> {

@@ -18,6 +18,7 @@ use zoneward_transport::{Boxed, Handler, Refusal, kind};
 use crate::errors::ZoneError;
 use crate::home::{Home, io_at};
 use crate::node::Node;
+use crate::serve::alive;
 
 /// Bytes of such a file at most.
 const FILE_LEN_MAX: u64 = 1 << 16;
@@ -46,7 +47,7 @@ pub struct Hand(pub Weak<Node>);
 impl Handler for Hand {
     fn handle(&self, from: NodeId, _: Vec<u8>) -> Boxed<'_, Result<Vec<u8>, Refusal>> {
         Box::pin(async move {
-            let node = self.0.upgrade().ok_or_else(|| Refusal::new(Retry::Later, "this node is stopping"))?;
+            let node = alive(&self.0)?;
             if !keepers(&node.cluster.view()).contains(&from) {
                 return Err(Refusal::new(Retry::Operator, "only a node that keeps the zone's data is told"));
             }

@@ -5,14 +5,17 @@ use std::sync::{Arc, RwLock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zoneward_consensus::command::Command;
+use zoneward_consensus::stripes::StripeSet;
 use zoneward_sectors::crypto::Secret32;
 use zoneward_sectors::fsx;
 use zoneward_sectors::header::{Core, Header};
 use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
 use zoneward_sectors::sector_writer::SectorOut;
-use zoneward_sectors::stream::RecordKeys;
-use zoneward_targets::{Incoming, TargetError};
+use zoneward_sectors::stream::{Layout, RecordKeys};
+use zoneward_sectors::stripes::Stripes;
+use zoneward_targets::{Incoming, Target, TargetError};
 
+use crate::audit::SAMPLES;
 use crate::errors::ZoneError;
 use crate::pace::Pace;
 use crate::zone::Zone;
@@ -21,11 +24,21 @@ use crate::zone::Zone;
 pub(crate) struct TargetOut {
     incoming: RwLock<Option<Box<dyn Incoming>>>,
     pace: Arc<Pace>,
+    /// Learns what the target will have to answer, where it can.
+    stripes: Option<Stripes>,
 }
 
 impl TargetOut {
-    pub fn new(incoming: Box<dyn Incoming>, pace: Arc<Pace>) -> Arc<Self> {
-        Arc::new(Self { incoming: RwLock::new(Some(incoming)), pace })
+    pub fn new(incoming: Box<dyn Incoming>, pace: Arc<Pace>, stripes: Option<Stripes>) -> Arc<Self> {
+        Arc::new(Self { incoming: RwLock::new(Some(incoming)), pace, stripes })
+    }
+
+    /// What the target has to answer about the sector of `len` bytes; none if it proves nothing, or not all of it passed here.
+    fn learned(&self, copy: CopyId, len: u64) -> Option<StripeSet> {
+        let stripes = self.stripes.as_ref()?;
+        // What is read whole whenever it is looked at needs no answers.
+        Layout::of_file(len).filter(|l| l.segments() > SAMPLES)?;
+        Some(StripeSet::new(copy, stripes.first(), &stripes.answers(len)?))
     }
 
     fn take(&self) -> Option<Box<dyn Incoming>> {
@@ -52,6 +65,9 @@ impl TargetOut {
 impl SectorOut for TargetOut {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
         self.pace.send(bytes.len());
+        if let Some(s) = &self.stripes {
+            s.pass(offset, bytes);
+        }
         // Threads are in here together: a target that takes bytes in order lets a stretch wait for those before it.
         match &*self.incoming.read().unwrap_or_else(|e| e.into_inner()) {
             Some(i) => i.write_at(offset, bytes).map_err(std::io::Error::other),
@@ -82,10 +98,25 @@ pub(crate) fn resume_copy(zone: &Zone, known: &zoneward_consensus::model::Copy) 
     header.check_commitment(&dek).map_err(|_| bad("the key of a copy"))?;
     let keys = RecordKeys::derive(&dek, &header);
     let t = zone.target(known.target).ok_or_else(|| ZoneError::NoTarget("it is not reachable".into()))?;
+    t.lock_for(crate::guard::lock_s(zone.state()));
     let incoming = t.open_in_turn(known.alias, known.id, zone.turn())?;
     // What a target cannot hold across an interruption is sent again: the same bytes.
     let held = if t.capabilities().resume { incoming.offset() } else { 0 };
-    Ok((Minted { copy: known.id, header, keys, out: TargetOut::new(incoming, zone.pace().clone()) }, held))
+    // Of what was sent before, nothing is learned: the next reading of all of it does that.
+    let stripes = (held == 0).then(|| stripes(t.as_ref(), &keys, known.id)).flatten();
+    Ok((Minted { copy: known.id, header, keys, out: TargetOut::new(incoming, zone.pace().clone(), stripes) }, held))
+}
+
+fn stripes(target: &dyn Target, keys: &RecordKeys, copy: CopyId) -> Option<Stripes> {
+    target.capabilities().proves.then(|| Stripes::new(keys.audit_root(), copy, 0))
+}
+
+/// Tells the zone what the target of a copy that was just stored has to answer.
+pub(crate) fn record_stripes(zone: &mut Zone, copy: CopyId, out: &TargetOut, len: u64) -> Result<(), ZoneError> {
+    match out.learned(copy, len) {
+        Some(set) => zone.propose(Command::SetStripes { sets: vec![set] }).map(|_| ()),
+        None => Ok(()),
+    }
 }
 
 /// Mints a copy of `sector` for `target`.
@@ -113,11 +144,14 @@ pub(crate) fn mint_copy(
         header: STANDARD.encode(header.used()),
         header_hash: header.hash(),
         sealed_dek: STANDARD.encode(sealed_dek),
+        relayed: None,
     })?;
     fsx::point("open-copy:after");
     let keys = RecordKeys::derive(&dek, &header);
     let t = zone.target(target).ok_or_else(|| ZoneError::NoTarget("it is not reachable".into()))?;
-    let out = TargetOut::new(t.open_in_turn(alias, copy, zone.turn())?, zone.pace().clone());
+    let stripes = stripes(t.as_ref(), &keys, copy);
+    t.lock_for(crate::guard::lock_s(zone.state()));
+    let out = TargetOut::new(t.open_in_turn(alias, copy, zone.turn())?, zone.pace().clone(), stripes);
     Ok(Minted { copy, header, keys, out })
 }
 
@@ -165,7 +199,7 @@ mod tests {
     #[test]
     fn a_stretch_that_waits_for_its_turn_keeps_no_other_out() {
         let target = Ordered::default();
-        let out = TargetOut::new(Box::new(target.clone()), Arc::default());
+        let out = TargetOut::new(Box::new(target.clone()), Arc::default(), None);
         std::thread::scope(|scope| {
             let later = scope.spawn(|| out.write_at(3, b"def"));
             // The later stretch is in the target's hands before the first one sets out.

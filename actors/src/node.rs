@@ -1,6 +1,6 @@
 //! A node at work: its place in the cluster, the targets it reaches, and what it works on. The actors share it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use zoneward_consensus::command::Command;
 use zoneward_consensus::effect::took_effect;
-use zoneward_consensus::model::State;
+use zoneward_consensus::model::{Head, State};
 use zoneward_consensus::plan::staged_in_vain;
 use zoneward_consensus::raft::Role;
 use zoneward_consensus::terms::Told;
@@ -23,6 +23,7 @@ use crate::clock::now_ms;
 use crate::cluster::{Cluster, CommandError};
 use crate::engine::backlog::Backlog;
 use crate::errors::ZoneError;
+use crate::guard::Guard;
 use crate::home::io_at;
 use crate::open::{Targets, chain};
 use crate::serve::ReadCopy;
@@ -58,6 +59,8 @@ pub struct Node {
     pub restores: crate::restorer::Restores,
     reach: Mutex<Reach>,
     heard: Mutex<BTreeMap<NodeId, NodeReport>>,
+    /// When the others were last asked.
+    asked: Mutex<Option<Instant>>,
     leading: Mutex<Leading>,
     /// Why the zone does not take this start.
     refused: Mutex<Option<String>>,
@@ -69,10 +72,33 @@ pub struct Node {
     backlog: Mutex<Vec<Backlog>>,
     /// When schedules were last looked at.
     scheduled: Mutex<Option<Instant>>,
-    /// When copies were last looked after from here.
-    checked: Mutex<Option<Instant>>,
+    /// What was stored anew because nothing was left of it.
+    repairs: Mutex<Repairs>,
+    /// When the copies on each target were last looked after from here.
+    checked: Mutex<BTreeMap<TargetId, Instant>>,
+    /// How targets keep what is removed, where it was looked at from here.
+    guards: Mutex<BTreeMap<TargetId, Guard>>,
     /// When the zone was last told how much time passed.
     credited: Mutex<Option<Instant>>,
+}
+
+/// What a leader did about sectors that nothing is left of.
+#[derive(Debug, Default)]
+pub(crate) struct Repairs {
+    /// A checkpoint was begun for these.
+    pub tried: BTreeSet<SectorId>,
+    looked: Option<Instant>,
+}
+
+impl Repairs {
+    /// Whether it was last looked at longer ago than `period`; then it counts as looked at.
+    pub fn is_due(&mut self, period: Duration) -> bool {
+        let due = self.looked.is_none_or(|at| at.elapsed() > period);
+        if due {
+            self.looked = Some(Instant::now());
+        }
+        due
+    }
 }
 
 /// The targets as this node finds them.
@@ -112,8 +138,13 @@ pub struct NodeReport {
     /// What targets told it of their room, price and time.
     #[serde(default)]
     pub told: BTreeMap<TargetId, Told>,
+    /// How targets keep what is removed, where it looked at that.
+    #[serde(default)]
+    pub guards: BTreeMap<TargetId, Guard>,
 }
 
+/// How often a node asks the others at least.
+const HEAR_EVERY: Duration = Duration::from_secs(30);
 /// How often a node tells how much time passed: a twentieth of the grace, within these.
 const CREDIT_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 
@@ -159,13 +190,16 @@ impl Node {
             restores: crate::restorer::Restores::default(),
             reach: Mutex::default(),
             heard: Mutex::default(),
+            asked: Mutex::default(),
             leading: Mutex::default(),
             refused: Mutex::default(),
             strange: AtomicBool::default(),
             ambient: Mutex::default(),
             backlog: Mutex::default(),
             scheduled: Mutex::default(),
+            repairs: Mutex::default(),
             checked: Mutex::default(),
+            guards: Mutex::default(),
             credited: Mutex::default(),
         }
     }
@@ -370,13 +404,24 @@ impl Node {
         look(&mut lock(&self.leading))
     }
 
-    /// Whether copies were last looked after longer ago than `period`.
-    pub(crate) fn check_due(&self, period: Duration) -> bool {
-        lock(&self.checked).is_none_or(|at| at.elapsed() > period)
+    /// The targets within reach on which copies were last looked after longer ago than `period`.
+    pub(crate) fn check_due(&self, period: Duration) -> Targets {
+        let checked = lock(&self.checked).clone();
+        let mut due = self.reached();
+        due.retain(|id, _| checked.get(id).is_none_or(|at| at.elapsed() > period));
+        due
     }
 
-    pub(crate) fn checked(&self) {
-        *lock(&self.checked) = Some(Instant::now());
+    pub(crate) fn checked(&self, target: TargetId) {
+        lock(&self.checked).insert(target, Instant::now());
+    }
+
+    pub(crate) fn guard(&self, target: TargetId) -> Option<Guard> {
+        lock(&self.guards).get(&target).cloned()
+    }
+
+    pub(crate) fn guarded(&self, target: TargetId, found: Guard) {
+        lock(&self.guards).insert(target, found);
     }
 
     /// Looks at the machine, and takes over how fast work may go now.
@@ -422,6 +467,10 @@ impl Node {
         due
     }
 
+    pub(crate) fn repairs<T>(&self, f: impl FnOnce(&mut Repairs) -> T) -> T {
+        f(&mut lock(&self.repairs))
+    }
+
     /// How this node does.
     pub fn report(&self) -> NodeReport {
         let m = self.cluster.metrics();
@@ -439,6 +488,7 @@ impl Node {
             ambient: lock(&self.ambient).1,
             backlog: self.backlog(),
             told: lock(&self.reach).told.clone(),
+            guards: lock(&self.guards).clone(),
         }
     }
 
@@ -448,11 +498,20 @@ impl Node {
         answers.iter().any(|(_, answer)| answer.is_ok())
     }
 
+    /// Asks all others now and then, so that of one that falls silent it is known since when.
+    pub(crate) fn hear_others(&self) {
+        let due = lock(&self.asked).is_none_or(|at| at.elapsed() > HEAR_EVERY);
+        if due {
+            self.reports();
+        }
+    }
+
     /// Asks all other nodes how they do, all at once. Of one that does not answer, what it said last.
     pub fn reports(&self) -> BTreeMap<NodeId, NodeReport> {
         let others: Vec<NodeId> = self.cluster.members().into_keys().filter(|id| *id != self.id()).collect();
         let wait = Duration::from_millis(REPORT_MS);
         let answers = self.cluster.ask_all(&others, kind::REPORT, &[], wait);
+        *lock(&self.asked) = Some(Instant::now());
         let mut heard = lock(&self.heard);
         for (id, answer) in answers {
             // An answer that this release cannot read is no answer.
@@ -470,6 +529,14 @@ impl Node {
 impl Authority for Node {
     fn view(&self) -> Arc<State> {
         self.cluster.view()
+    }
+
+    fn voters(&self) -> Option<BTreeSet<NodeId>> {
+        Some(self.cluster.electorate().0)
+    }
+
+    fn cosigned(&self, nodes: &[NodeId], head: &Head) -> Vec<(NodeId, String)> {
+        crate::cosign::ask(self, nodes, head)
     }
 
     fn propose(&self, command: Command) -> Result<Arc<State>, ZoneError> {

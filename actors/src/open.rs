@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use zoneward_consensus::model::{Copy as BackupCopy, CopyState, State};
+use zoneward_consensus::model::{Copy as BackupCopy, CopyState, Relayed, State};
 use zoneward_sectors::catalog::SectorTable;
 use zoneward_sectors::crypto::Secret32;
 use zoneward_sectors::fsx;
 use zoneward_sectors::header::Header;
 use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
+use zoneward_sectors::owner::OwnerKeys;
 use zoneward_sectors::restore::{NoCopy, OpenSectors};
 use zoneward_sectors::sector_reader::{Expected, SectorIn, SectorReadError, SectorReader, read_header};
 use zoneward_sectors::zonekeys::ZoneKeys;
@@ -70,7 +71,10 @@ struct Known {
     target: TargetId,
     alias: zoneward_sectors::ids::ZoneAlias,
     state: CopyState,
+    /// Empty: the zone has no key to it.
     sealed_dek: Vec<u8>,
+    /// What its header names.
+    named: Relayed,
     expected: Expected,
 }
 
@@ -80,6 +84,8 @@ struct Inner {
     home: Arc<Home>,
     keys: Arc<ZoneKeys>,
     owner_sign_public: [u8; 32],
+    /// The owner's keys, if they are at hand: they open what the zone cannot.
+    owner: Option<Arc<OwnerKeys>>,
     table: SectorTable,
     /// What people call the targets.
     names: HashMap<TargetId, String>,
@@ -116,6 +122,7 @@ impl Opener {
         home: Arc<Home>,
         keys: Arc<ZoneKeys>,
         owner_sign_public: [u8; 32],
+        owner: Option<Arc<OwnerKeys>>,
         table: SectorTable,
     ) -> Self {
         let mut copies: HashMap<SectorId, Vec<Known>> = HashMap::new();
@@ -127,6 +134,7 @@ impl Opener {
                 alias: c.alias,
                 state: c.state,
                 sealed_dek: STANDARD.decode(&c.sealed_dek).unwrap_or_default(),
+                named: c.named(),
                 expected: Expected { sector: Some(c.sector), raw_id: sector.raw_id, header_hash: Some(c.header_hash) },
             });
         }
@@ -139,6 +147,7 @@ impl Opener {
             home,
             keys,
             owner_sign_public,
+            owner,
             table,
             names: state.targets.values().map(|t| (t.id, t.name.clone())).collect(),
             copies,
@@ -162,7 +171,34 @@ impl Opener {
         }
     }
 
-    fn open_known(&self, k: &Known) -> Result<(Header, SectorReader), SectorReadError> {
+    pub(crate) fn home(&self) -> &Home {
+        &self.0.home
+    }
+
+    pub(crate) fn has_owner(&self) -> bool {
+        self.0.owner.is_some()
+    }
+
+    /// Whether some copy of a sector can be opened, as far as keys go.
+    pub fn has_key(&self, sector: SectorId) -> bool {
+        let copies = self.0.copies.get(&sector);
+        self.0.owner.is_some() || copies.is_none_or(|all| all.iter().any(|k| !k.sealed_dek.is_empty()))
+    }
+
+    /// The stored bytes of one copy, whose header is the one that was minted. Nothing else of it is looked at.
+    pub(crate) fn sealed(&self, c: &BackupCopy) -> Result<Arc<dyn SectorIn>, SectorReadError> {
+        let known = self.0.copies.get(&c.sector).and_then(|all| all.iter().find(|k| k.copy == c.id));
+        let k = known.ok_or(SectorReadError::Other("the zone knows no such copy"))?;
+        let (input, header) = self.input(k)?;
+        header.verify(&self.0.owner_sign_public)?;
+        if k.expected.header_hash.is_some_and(|h| h != header.hash()) {
+            return Err(SectorReadError::Other("its header is not the one that was minted"));
+        }
+        Ok(input)
+    }
+
+    /// Where a copy's bytes come from, and its header: it names this copy, or the one whose bytes this copy repeats.
+    fn input(&self, k: &Known) -> Result<(Arc<dyn SectorIn>, Header), SectorReadError> {
         let i = &self.0;
         let input: Arc<dyn SectorIn> = match (i.targets.get(&k.target), staged(&i.home, k.copy)) {
             (Some(target), _) => Arc::new(OnTarget(target.reader(k.alias, k.copy).map_err(to_io)?)),
@@ -170,10 +206,29 @@ impl Opener {
             (None, None) => return Err(io::Error::other("its target is not reachable").into()),
         };
         let header = read_header(&*input)?;
-        if header.core().copy != k.copy || header.core().alias != k.alias {
+        if header.core().copy != k.named.copy || header.core().alias != k.named.alias {
             return Err(SectorReadError::Other("its header names another copy"));
         }
-        let dek: Secret32 = i.keys.open_dek(k.copy, &k.sealed_dek).map_err(|_| SectorReadError::Key)?;
+        Ok((input, header))
+    }
+
+    fn open_known(&self, k: &Known) -> Result<(Header, SectorReader), SectorReadError> {
+        let i = &self.0;
+        if k.sealed_dek.is_empty() && i.owner.is_none() {
+            return Err(SectorReadError::OwnerOnly);
+        }
+        let (input, header) = self.input(k)?;
+        let dek: Secret32 = match (&i.owner, k.sealed_dek.is_empty()) {
+            (Some(owner), true) => {
+                // Before the private key meets it: whoever has the public one could have made it.
+                header.verify(&i.owner_sign_public)?;
+                let core = header.core();
+                owner
+                    .unwrap(&core.owner_fingerprint, header.wrapped(), &core.label().0)
+                    .map_err(|_| SectorReadError::Other("its key is not wrapped for this owner"))?
+            }
+            _ => i.keys.open_dek(k.copy, &k.sealed_dek).map_err(|_| SectorReadError::Key)?,
+        };
         let reader = SectorReader::open(input, &header, &i.owner_sign_public, &dek, &k.expected)?;
         Ok((header, reader))
     }
@@ -245,7 +300,8 @@ impl Opener {
     /// Notes that a copy could not be read; answers it in words.
     fn failed(&self, k: &Known, e: &SectorReadError) -> String {
         self.bad().insert(k.copy, e.is_damage());
-        if !e.is_damage() {
+        // That it has no key says nothing of the target.
+        if !e.is_damage() && !matches!(e, SectorReadError::OwnerOnly) {
             self.silent().insert(k.target);
         }
         let target = self.0.names.get(&k.target).map_or("", |name| name);

@@ -1,27 +1,45 @@
 //! The control plane's side of packing: opens sectors on the first target, seals them, and records both.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use zoneward_consensus::command::Command;
-use zoneward_consensus::model::Part;
+use zoneward_consensus::model::{Part, RawSector};
 use zoneward_consensus::sizes::plan_sectors;
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CheckpointId, CopyId, LayerId, SectorId, TargetId};
 use zoneward_sectors::pack::{OpenedSector, PackError, PlacedPart, Sectors};
 use zoneward_sectors::sector_writer::{Finished, SectorFacts};
+use zoneward_sectors::stream::stored_id;
 
 use crate::catalogs::local_form;
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
-use crate::mint::{TargetOut, mint_copy};
+use crate::mint::{TargetOut, mint_copy, record_stripes};
 use crate::zone::Zone;
+
+/// What lies in one sector has the same number of copies, expires together, and is read by the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Group {
+    pub copies: u8,
+    pub write_only: bool,
+}
+
+impl Group {
+    /// Sectors whose content counts for nothing here: those with fewer copies, and those that others may read.
+    pub fn apart(self, zone: &Zone) -> HashSet<u32> {
+        let other = |s: &&RawSector| s.copies_wanted < self.copies || s.write_only != self.write_only;
+        zone.state().sectors.values().filter(other).map(|s| zone.table().number(s.id)).collect()
+    }
+}
 
 pub(crate) struct Provider<'a> {
     zone: &'a mut Zone,
     checkpoint: CheckpointId,
     copies: u8,
     min_priority: i32,
+    /// Only the owner is to read what is packed.
+    write_only: bool,
     target: TargetId,
     /// Targets that did not take a sector: their copies are made later.
     refused: BTreeSet<TargetId>,
@@ -63,10 +81,17 @@ fn first_target_but(zone: &Zone, refused: &BTreeSet<TargetId>, class_log2: u8) -
 }
 
 impl<'a> Provider<'a> {
-    pub fn new(zone: &'a mut Zone, checkpoint: CheckpointId, copies: u8, min_priority: i32) -> Result<Self, ZoneError> {
+    pub fn new(
+        zone: &'a mut Zone,
+        checkpoint: CheckpointId,
+        group: Group,
+        min_priority: i32,
+    ) -> Result<Self, ZoneError> {
         let target = first_target(zone)?;
         let (refused, open) = (BTreeSet::new(), HashMap::new());
-        Ok(Self { zone, checkpoint, copies, min_priority, target, refused, open, sectors: 0, stored_bytes: 0 })
+        let Group { copies, write_only } = group;
+        let (sectors, stored_bytes) = (0, 0);
+        Ok(Self { zone, checkpoint, copies, min_priority, write_only, target, refused, open, sectors, stored_bytes })
     }
 
     /// Throws away what is not sealed.
@@ -103,6 +128,7 @@ impl<'a> Provider<'a> {
             system: false,
             copies_wanted: self.copies,
             min_priority: self.min_priority,
+            write_only: self.write_only,
         })?;
         fsx::point("open-sector:after");
         let minted = mint_copy(self.zone, sector, class_log2, self.target)?;
@@ -155,8 +181,13 @@ impl<'a> Provider<'a> {
             refs,
             copy,
             stored_len: done.file_len,
+            stored_id: Some(stored_id(&done.pieces)),
         })?;
+        if self.write_only {
+            crate::keyless::keep(&self.zone.home, &done.pieces);
+        }
         fsx::point("seal-recorded:after");
+        record_stripes(self.zone, copy, &out, done.file_len)?;
         self.sectors += 1;
         self.stored_bytes += done.file_len;
         Ok(())

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use zoneward_consensus::command::Command;
 use zoneward_consensus::export::import_state;
 use zoneward_consensus::limits::EXPORT_LEN_MAX;
-use zoneward_consensus::model::{Copy, CopyState, Head, State};
+use zoneward_consensus::model::{Copy, CopyState, Head, Relayed, State};
 use zoneward_consensus::quorum;
 use zoneward_consensus::store::{Store, taken_over};
 use zoneward_sectors::crypto::{Secret32, Signer, sha256};
@@ -38,11 +38,11 @@ use zoneward_transport::identity::NodeIdentity;
 
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
-use crate::freshness::{POINTER_LEN_MAX, SignedHead, signed_head};
+use crate::freshness::POINTER_LEN_MAX;
+use crate::headchain::{Against, HeadPayload, SignedHead, signed_head};
 use crate::home::{Home, io_at};
 use crate::init::{Place, clear_unfinished};
 use crate::open::{OnTarget, chain, to_io};
-use crate::system::HeadPayload;
 use crate::zone::{open_target, seal_credentials};
 
 /// Bytes of a zone secret at most.
@@ -68,6 +68,10 @@ pub enum RecoverError {
     Unreadable { n: u64, why: String },
     #[error("the state in the system data is damaged: {0}")]
     State(String),
+    #[error(
+        "target {other} shows a head {theirs}, newer than head {n} on {one}, but the zone's voters did not sign it"
+    )]
+    Unvouched { one: String, n: u64, other: String, theirs: u64 },
     #[error("targets {one} and {other} both show a head {n}, and they differ: two homes have written as one zone")]
     Forked { one: String, other: String, n: u64 },
 }
@@ -92,7 +96,8 @@ pub fn zones_on(target: &dyn Target, beginning: &str) -> Result<Vec<ZoneOn>, Tar
     for alias in zones {
         let keyfile = match target.get_object(alias, ObjectName::OwnerKey, 1 << 16) {
             Ok(bytes) => OwnerKeyFile::from_bytes(&bytes).ok(),
-            Err(TargetError::NotFound { .. } | TargetError::TooLarge { .. }) => None,
+            // What stands there is no file that this zone's nodes wrote. The owner may have the key's file.
+            Err(TargetError::NotFound { .. } | TargetError::TooLarge { .. } | TargetError::Foreign { .. }) => None,
             Err(e) => return Err(e),
         };
         all.push(ZoneOn { alias, keyfile });
@@ -105,10 +110,16 @@ pub fn zones_on(target: &dyn Target, beginning: &str) -> Result<Vec<ZoneOn>, Tar
 pub enum Note {
     /// The target shows no head that can be believed: every sector was looked at instead. Newer data may lie elsewhere.
     NoHead { target: String },
+    /// Its head is there and cannot be read; the same was done.
+    HeadAway { target: String, why: String },
     /// What its head speaks of cannot be read there: older system data of the target was used to go on.
     Unreadable { target: String, n: u64, time_ms: u64 },
     /// This target shows an older head: it may be behind, or show an old state.
     Older { target: String, n: u64, time_ms: u64 },
+    /// This target shows a head of nodes that had handed over before, or of a generation that the owner ended.
+    Overruled { target: String, n: u64, time_ms: u64 },
+    /// The head that was found is signed by a node of the zone, but the owner's word does not reach it.
+    Unvouched { n: u64 },
     /// It cannot be reached: it may know of newer data.
     Away { target: String, why: String },
     /// Nothing that can be believed is there.
@@ -130,6 +141,15 @@ pub struct Found {
 }
 
 impl Found {
+    /// A newer state is known of and could not be read anywhere.
+    pub fn is_behind(&self) -> bool {
+        let unread = self.notes.iter().filter_map(|n| match n {
+            Note::Unreadable { n, .. } => Some(*n),
+            _ => None,
+        });
+        unread.max() > self.head.as_ref().map(|h| h.n)
+    }
+
     /// The head, as a person may have written it down.
     pub fn head_code(&self) -> Option<HeadCode> {
         let (head, text) = (self.head.as_ref()?, self.head_text.as_ref()?);
@@ -177,9 +197,9 @@ pub fn find(
     let (mut opened, mut notes) = (Opened::new(), Vec::new());
     let here = target.describe();
     opened.insert(target.id(), Open::new(here.clone(), alias, target.clone()));
-    let first = head_on(target.as_ref(), alias, owner)?;
+    let first = head_on(target.as_ref(), alias, owner);
     let mut best = match first {
-        Some(h) => match read_system(&opened, &h.payload, owner) {
+        Ok(Some(h)) => match read_system(&opened, &h.payload, owner) {
             Ok(system) => (system, Some(h)),
             // An older state tells of the other targets, which may have the newest one whole.
             Err(e) => {
@@ -188,9 +208,16 @@ pub fn find(
                 (system, None)
             }
         },
-        None => {
+        Ok(None) => {
             notes.push(Note::NoHead { target: here });
             (search(&opened[&target.id()], owner)?, None)
+        }
+        Err(e) => {
+            let why = chain(&e);
+            // A target that is not there at all says so best by what was asked first.
+            let system = search(&opened[&target.id()], owner).map_err(|_| e)?;
+            notes.push(Note::HeadAway { target: here, why });
+            (system, None)
         }
     };
     let mut tried = BTreeSet::from([target.id()]);
@@ -206,7 +233,7 @@ pub fn find(
                 Ok(target) => {
                     let open = Open::new(t.name.clone(), keys.alias(t.id), target);
                     match head_on(open.target.as_ref(), open.alias, owner) {
-                        Ok(Some(h)) if newest.as_ref().is_none_or(|(_, n)| h.payload.n > n.payload.n) => {
+                        Ok(Some(h)) if newest.as_ref().is_none_or(|(_, n)| is_better(&h, n)) => {
                             newest = Some((t.id, h));
                         }
                         Ok(Some(_)) => {}
@@ -220,7 +247,7 @@ pub fn find(
         }
         tried.extend(best.0.state.targets.keys().copied());
         match newest {
-            Some((_, h)) if best.1.as_ref().is_none_or(|b| h.payload.n > b.payload.n) => {
+            Some((_, h)) if best.1.as_ref().is_none_or(|b| is_better(&h, b)) => {
                 best = (read_system(&opened, &h.payload, owner)?, Some(h));
             }
             _ => break,
@@ -231,8 +258,10 @@ pub fn find(
     }
     // What could not be told apart before has the names that its zone gave it.
     for n in &mut notes {
-        if let Note::NoHead { target: name } | Note::Unreadable { target: name, .. } | Note::Older { target: name, .. } =
-            n
+        if let Note::NoHead { target: name }
+        | Note::HeadAway { target: name, .. }
+        | Note::Unreadable { target: name, .. }
+        | Note::Older { target: name, .. } = n
             && *name == target.describe()
             && let Some(t) = best.0.state.targets.get(&target.id())
         {
@@ -268,12 +297,25 @@ fn adopt(state: &mut State, opened: &Opened, owner: &OwnerKeys, keys: &ZoneKeys)
             if state.copies.get(&copy).is_some_and(|c| !c.is_open()) {
                 continue;
             }
-            let Some((header, dek, reader)) = any_sector(o, copy, owner) else { continue };
+            let Some((header, dek, reader)) = any_sector(o, copy, owner, false) else { continue };
             let it = reader.trailer();
-            let known = state.sectors.get(&it.sector).is_some_and(|s| s.is_sealed() && s.raw_id == Some(it.raw_id));
-            if !known || !held.insert(it.sector) {
+            let known = state.sectors.get(&it.sector).filter(|s| s.is_sealed() && s.raw_id == Some(it.raw_id));
+            let Some(write_only) = known.map(|s| s.write_only) else { continue };
+            let core = header.core();
+            let named = Relayed { copy: core.copy, alias: core.alias };
+            // A header of another copy is right only on what repeats that copy's bytes, and the state knows that copy.
+            let from = state.copies.values().find(|c| c.header_hash == header.hash() && c.sector == it.sector);
+            let relayed = Some(named).filter(|n| (n.copy, n.alias) != (copy, o.alias));
+            let stored_id = from.filter(|c| c.named() == named && c.stored_len == stored_len).and_then(|c| c.stored_id);
+            if relayed.is_some() && !(write_only && stored_id.is_some()) {
                 continue;
             }
+            if !held.insert(it.sector) {
+                continue;
+            }
+            // The zone is to have no key to what only the owner may read. But without a key it must know the bytes.
+            let keyless = write_only && stored_id.is_some();
+            let sealed_dek = if keyless { String::new() } else { STANDARD.encode(keys.seal_dek(copy, &dek)) };
             let record = Copy {
                 id: copy,
                 sector: it.sector,
@@ -282,8 +324,10 @@ fn adopt(state: &mut State, opened: &Opened, owner: &OwnerKeys, keys: &ZoneKeys)
                 state: CopyState::Stored,
                 header: STANDARD.encode(header.used()),
                 header_hash: header.hash(),
-                sealed_dek: STANDARD.encode(keys.seal_dek(copy, &dek)),
+                sealed_dek,
                 stored_len,
+                stored_id,
+                relayed,
                 opened_ms: it.created_ms,
                 stored_ms: it.created_ms,
                 verified_ms: None,
@@ -291,6 +335,7 @@ fn adopt(state: &mut State, opened: &Opened, owner: &OwnerKeys, keys: &ZoneKeys)
                 audited_ms: None,
                 silent: None,
                 trouble: None,
+                stripes: None,
                 lease: None,
                 unneeded: None,
             };
@@ -307,18 +352,34 @@ fn compare(
     notes: &mut Vec<Note>,
 ) -> Result<(), RecoverError> {
     let Some(best) = best else { return Ok(()) };
-    let mut with_best = String::new();
-    for o in opened.values() {
-        let Ok(Some(h)) = head_on(o.target.as_ref(), o.alias, owner) else { continue };
-        if h.payload.n < best.payload.n {
-            notes.push(Note::Older { target: o.name.clone(), n: h.payload.n, time_ms: h.payload.time_ms });
-        } else if h.text != best.text {
-            return Err(RecoverError::Forked { one: with_best, other: o.name.clone(), n: h.payload.n });
-        } else {
-            with_best.clone_from(&o.name);
+    let shown: Vec<_> = opened
+        .values()
+        .filter_map(|o| Some((o.name.clone(), head_on(o.target.as_ref(), o.alias, owner).ok().flatten()?)))
+        .collect();
+    let with_best = shown.iter().find(|(_, h)| h.text == best.text).map_or_else(String::new, |(name, _)| name.clone());
+    for (target, h) in shown {
+        let (n, time_ms) = (h.payload.n, h.payload.time_ms);
+        match best.against(&h) {
+            Against::Same => {}
+            Against::Older => notes.push(Note::Older { target, n, time_ms }),
+            Against::Overruled => notes.push(Note::Overruled { target, n, time_ms }),
+            Against::Unvouched => {
+                return Err(RecoverError::Unvouched { one: with_best, n: best.payload.n, other: target, theirs: n });
+            }
+            Against::Newer | Against::Overrules | Against::Forked => {
+                return Err(RecoverError::Forked { one: with_best, other: target, n });
+            }
         }
     }
+    if best.standing.is_none() {
+        notes.push(Note::Unvouched { n: best.payload.n });
+    }
     Ok(())
+}
+
+/// Whether a head stands before another one.
+fn is_better(head: &SignedHead, than: &SignedHead) -> bool {
+    matches!(than.against(head), Against::Newer | Against::Overrules)
 }
 
 /// The head that a target shows, if a node that the owner certified signed it.
@@ -330,19 +391,22 @@ fn head_on(target: &dyn Target, alias: ZoneAlias, owner: &OwnerKeys) -> Result<O
     }
 }
 
-/// Opens a sector with the owner's key: its header must be signed by a node that the owner certified.
+/// Opens a sector with the owner's key: its header must be signed by a node that the owner certified, and, if it is to be
+/// `exact`, name this copy: it may repeat another one's bytes otherwise.
 fn open_sector(
     o: &Open,
     copy: CopyId,
     owner: &OwnerKeys,
     expected: &Expected,
+    exact: bool,
 ) -> Result<(Header, Secret32, SectorReader), SectorReadError> {
     let input: Arc<dyn SectorIn> = Arc::new(OnTarget(o.target.reader(o.alias, copy).map_err(to_io)?));
     let header = read_header(&*input)?;
     let core = header.core();
-    if core.copy != copy || core.alias != o.alias {
+    if exact && (core.copy != copy || core.alias != o.alias) {
         return Err(SectorReadError::Other("its header names another copy"));
     }
+    header.verify(owner.public().sign_public())?;
     let dek = owner
         .unwrap(&core.owner_fingerprint, header.wrapped(), &core.label().0)
         .map_err(|_| SectorReadError::Other("its key is not wrapped for this owner"))?;
@@ -351,12 +415,12 @@ fn open_sector(
 }
 
 /// Any sector that a target lists, if it is this owner's and whole enough to be opened.
-fn any_sector(o: &Open, copy: CopyId, owner: &OwnerKeys) -> Option<(Header, Secret32, SectorReader)> {
+fn any_sector(o: &Open, copy: CopyId, owner: &OwnerKeys, exact: bool) -> Option<(Header, Secret32, SectorReader)> {
     if o.wasted.get() > WASTE_MAX {
         return None;
     }
     let begun = Instant::now();
-    let opened = open_sector(o, copy, owner, &Expected::default()).ok();
+    let opened = open_sector(o, copy, owner, &Expected::default(), exact).ok();
     if opened.is_none() {
         o.wasted.set(o.wasted.get() + begun.elapsed());
     }
@@ -370,7 +434,7 @@ fn read_system(opened: &Opened, head: &HeadPayload, owner: &OwnerKeys) -> Result
         let Some(o) = opened.get(&c.target) else { continue };
         let expected =
             Expected { sector: Some(head.sector), raw_id: Some(head.raw_id), header_hash: Some(c.header_hash) };
-        let opened = open_sector(o, c.copy, owner, &expected).map_err(RecoverError::from);
+        let opened = open_sector(o, c.copy, owner, &expected, true).map_err(RecoverError::from);
         match opened.and_then(|(_, _, r)| system_in(&r, o, owner)) {
             Ok(system) => return Ok(system),
             Err(e) => why = format!("{}: {}", o.name, chain(&e)),
@@ -379,7 +443,7 @@ fn read_system(opened: &Opened, head: &HeadPayload, owner: &OwnerKeys) -> Result
     // A copy that was made anew since the head was written has another name: it is known by what it holds.
     for o in opened.values() {
         for (copy, _) in o.target.list(o.alias).map(|l| l.sectors).unwrap_or_default() {
-            let Some((_, _, reader)) = any_sector(o, copy, owner) else { continue };
+            let Some((_, _, reader)) = any_sector(o, copy, owner, true) else { continue };
             let it = reader.trailer();
             if (it.sector, it.raw_id) == (head.sector, head.raw_id) {
                 match system_in(&reader, o, owner) {
@@ -396,7 +460,7 @@ fn read_system(opened: &Opened, head: &HeadPayload, owner: &OwnerKeys) -> Result
 fn search(o: &Open, owner: &OwnerKeys) -> Result<System, RecoverError> {
     let mut best: Option<System> = None;
     for (copy, _) in o.target.list(o.alias)?.sectors {
-        let Some((_, _, reader)) = any_sector(o, copy, owner) else { continue };
+        let Some((_, _, reader)) = any_sector(o, copy, owner, true) else { continue };
         let newer = best.as_ref().is_none_or(|b| reader.trailer().created_ms > b.time_ms);
         if let Some(system) = newer.then(|| system_in(&reader, o, owner).ok()).flatten() {
             best = Some(system);
@@ -532,6 +596,7 @@ fn head_record(h: &HeadPayload, text: &str) -> Head {
         sector: h.sector,
         checkpoint: h.checkpoint,
         time_ms: h.time_ms,
+        handovers: Vec::new(),
     }
 }
 

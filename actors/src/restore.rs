@@ -1,17 +1,23 @@
 //! Restoring checkpoints: which entries, to where, from which copies.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use zoneward_consensus::model::State;
 use zoneward_consensus::names;
 use zoneward_sectors::catalog::CatalogError;
-use zoneward_sectors::entry::{Entry, Kind};
+use zoneward_sectors::entry::{Entry, Extent, Kind};
 use zoneward_sectors::ids::{CheckpointId, LayerId, SourceId};
 use zoneward_sectors::place::Place;
 use zoneward_sectors::restore::{Progress, RestoreReport, Settings, restore};
+use zoneward_sectors::sector_reader::SectorReadError;
+use zoneward_sectors::shown::show_path;
 
+use crate::catalogs::Catalogs;
 use crate::errors::ZoneError;
+use crate::keyless::closed;
+use crate::open::Opener;
 use crate::zone::Zone;
 
 /// Decides by absolute path whether an entry is wanted; true for directories above what is wanted too.
@@ -86,7 +92,26 @@ pub fn restore_checkpoint(
 ) -> Result<(), ZoneError> {
     let opener = zone.opener();
     let catalogs = zone.catalogs(&opener);
-    for held in sources_of(zone, request.checkpoint) {
+    let all = sources_of(zone, request.checkpoint);
+    let closed = closed_of(zone, &opener, &all, request.wanted)?;
+    let names = || closed.iter().filter_map(|i| all.get(*i)).map(|h| show_path(&h.path)).collect();
+    if !closed.is_empty() {
+        let mut others = false;
+        for (_, held) in all.iter().enumerate().filter(|(i, _)| !closed.contains(i)) {
+            others |= wants_any(catalogs, held, request.wanted, &|_| true)?;
+        }
+        if !others {
+            return Err(ZoneError::OwnerOnly(names()));
+        }
+    }
+    for (i, held) in all.into_iter().enumerate() {
+        if closed.contains(&i) {
+            // The others are restored all the same.
+            let mut report = RestoreReport::default();
+            report.leave_out(&held.path, SectorReadError::OwnerOnly.to_string());
+            each(&held, &report);
+            continue;
+        }
         let (dir, top) = place_of(zone, request, &held)?;
         let fresh = request.to.as_deref().is_some_and(is_empty_dir) || !dir.exists();
         let settings = Settings {
@@ -102,6 +127,45 @@ pub fn restore_checkpoint(
         each(&held, &report);
     }
     Ok(())
+}
+
+/// The places in this list of the sources of which something wanted can be read only with the owner's key, which is not at
+/// hand.
+fn closed_of(zone: &Zone, opener: &Opener, all: &[Held], wanted: Wanted<'_>) -> Result<BTreeSet<usize>, ZoneError> {
+    let catalogs = zone.catalogs(opener);
+    let mut out = BTreeSet::new();
+    for (i, held) in all.iter().enumerate() {
+        let sectors = closed(zone, &held.layers);
+        if sectors.is_empty() {
+            continue;
+        }
+        if !catalogs.are_open(&held.layers) {
+            out.insert(i);
+            continue;
+        }
+        let numbers: BTreeSet<u32> = sectors.iter().map(|s| zone.table().number(*s)).collect();
+        let inside = |x: &Extent| matches!(x, Extent::Data { sector, .. } if numbers.contains(sector));
+        if wants_any(catalogs, held, wanted, &|e| e.extents.iter().any(inside))? {
+            out.insert(i);
+        }
+    }
+    Ok(out)
+}
+
+/// Whether anything of a source is wanted and is such an entry.
+fn wants_any(
+    catalogs: Catalogs<'_>,
+    held: &Held,
+    wanted: Wanted<'_>,
+    such: &dyn Fn(&Entry) -> bool,
+) -> Result<bool, ZoneError> {
+    for entry in catalogs.entries(&held.layers)? {
+        let entry = entry?;
+        if such(&entry) && wanted(&absolute(&held.path, &entry.path), entry.meta.kind == Kind::Dir) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The directory that nothing leaves, and the source's place inside it.

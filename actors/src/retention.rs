@@ -7,7 +7,7 @@
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use zoneward_consensus::command::Command;
-use zoneward_consensus::keep::{Rules, held_back};
+use zoneward_consensus::keep::{Rules, held_back, pinned};
 use zoneward_consensus::model::{Checkpoint, CheckpointKind, State};
 use zoneward_sectors::ids::CheckpointId;
 
@@ -80,6 +80,10 @@ pub fn judge(state: &State, rules: &Rules, zone: &TimeZone) -> Vec<Judged> {
                 keep(i, "tag");
             }
         }
+    }
+    let pinned = pinned(state);
+    for (i, _) in all.iter().enumerate().filter(|(_, c)| pinned.contains_key(&c.id)) {
+        keep(i, "before a sudden change");
     }
     // A synthetic one holds what another holds: it stands for no time of its own.
     let timed: Vec<(usize, &&Checkpoint)> =

@@ -26,7 +26,7 @@ use crate::errors::ZoneError;
 use crate::freshness::refuse_older_home;
 use crate::home::Home;
 use crate::open::Opener;
-use crate::provide::Provider;
+use crate::provide::{Group, Provider};
 use crate::settle;
 use crate::zone::Zone;
 
@@ -182,6 +182,8 @@ pub struct Outlook {
     pub unneeded_bytes: u64,
     /// Forgotten checkpoints whose grace is over.
     pub over: usize,
+    /// Sources whose catalogs and content only the owner can read: they stay as they are.
+    pub closed: BTreeSet<SourceId>,
 }
 
 impl Outlook {
@@ -235,6 +237,16 @@ impl Reading {
         Self { home: zone.home.clone(), state: zone.state().clone(), opener: zone.opener() }
     }
 
+    /// The sources of which something lies where only the owner can read.
+    fn closed(&self, runs: &Runs) -> BTreeSet<SourceId> {
+        let keyless = self.state.keyless();
+        let held = |r: &&Run| self.state.needed_by(&r.layers).0.iter().any(|s| keyless.contains(s));
+        match self.opener.has_owner() {
+            true => BTreeSet::new(),
+            false => runs.runs.iter().filter(held).map(|r| r.source).collect(),
+        }
+    }
+
     /// The lines of a run, as those of one layer.
     fn lines(&self, run: &Run) -> Result<impl Iterator<Item = Result<Line, CatalogError>> + Send + 'static, ZoneError> {
         let catalogs = Catalogs { home: &self.home, state: &self.state, opener: &self.opener };
@@ -254,7 +266,10 @@ pub fn outlook(zone: &Zone, max_waste: u8) -> Result<Outlook, ZoneError> {
 fn look(reading: &Reading, runs: &Runs, max_waste: u8) -> Result<Outlook, ZoneError> {
     let state = &reading.state;
     let mut alive = Alive::default();
-    for run in &runs.runs {
+    let closed = reading.closed(runs);
+    let mine = |r: &&Run| closed.contains(&r.source);
+    let (fixed, all_known) = state.needed_by(runs.runs.iter().filter(mine).flat_map(|r| &r.layers));
+    for run in runs.runs.iter().filter(|r| !mine(r)) {
         for line in reading.lines(run)? {
             let Line::Entry(e) = line? else { continue };
             for x in &e.extents {
@@ -270,11 +285,16 @@ fn look(reading: &Reading, runs: &Runs, max_waste: u8) -> Result<Outlook, ZoneEr
         *used.entry(reading.opener.table().number(p.sector)).or_default() += p.length + AROUND;
     }
     let needed = keep::needed(state, staying(state));
-    let mut out = Outlook { over: keep::over(state).len(), ..Outlook::default() };
+    let mut out = Outlook { over: keep::over(state).len(), closed, ..Outlook::default() };
     for s in state.sectors.values().filter(|s| s.is_sealed() && !s.system) {
         if !needed.unknown && !needed.sectors.contains(&s.id) {
             out.unneeded += 1;
             out.unneeded_bytes += s.raw_len;
+            continue;
+        }
+        if fixed.contains(&s.id) || !all_known {
+            // What is dead in it nobody here can tell.
+            out.sectors.push(Stand { sector: s.id, bytes: s.raw_len, dead: 0 });
             continue;
         }
         let used = used.get(&reading.opener.table().number(s.id)).copied().unwrap_or(0);
@@ -378,6 +398,7 @@ pub fn synthesize(
     fsx::point("store-rewrite:after");
     let settled = settle::settle(zone, threads, &progress.stop)?;
     zone.home.forget_catalogs(|l| zone.state().layers.contains_key(l));
+    crate::keyless::forget_pieces(&zone.home, zone.state());
     let seq = zone.state().checkpoints.get(&checkpoint).map_or(0, |c| c.seq);
     Ok(Synthetic { checkpoint, seq, rewritten, settled })
 }
@@ -386,7 +407,7 @@ pub fn synthesize(
 struct Todo {
     run: usize,
     layer: LayerId,
-    copies: u8,
+    group: Group,
     priority: i32,
 }
 
@@ -412,8 +433,10 @@ pub fn rewrite(
         }
         None => (newest_alone(&reading.state), BTreeSet::new()),
     };
+    let closed = reading.closed(&runs);
+    let mine = |r: &Run| sources.contains(&r.source) && !closed.contains(&r.source);
     let mut todo = Vec::new();
-    for (i, run) in runs.runs.iter().enumerate().filter(|(_, r)| sources.contains(&r.source)) {
+    for (i, run) in runs.runs.iter().enumerate().filter(|(_, r)| mine(r)) {
         let layers: Vec<&Layer> = run.layers.iter().filter_map(|l| reading.state.layers.get(l)).collect();
         let names = |l: &&Layer| {
             let refs = l.refs.iter().flatten().any(|s| leave.contains(s));
@@ -421,15 +444,19 @@ pub fn rewrite(
         };
         if layers.iter().any(names) || (wish.max_waste.is_none() && run.layers.len() > 1) {
             let (copies, priority) = group_of(&reading.state, run, &layers);
-            todo.push(Todo { run: i, layer: LayerId::random(), copies, priority });
+            let write_only = reading.state.source_ever(run.source).is_some_and(|s| s.write_only);
+            let group = Group { copies, write_only };
+            todo.push(Todo { run: i, layer: LayerId::random(), group, priority });
         }
     }
-    let mut groups: BTreeMap<std::cmp::Reverse<u8>, Vec<&Todo>> = BTreeMap::new();
-    todo.iter().for_each(|t| groups.entry(std::cmp::Reverse(t.copies)).or_default().push(t));
+    let mut groups: BTreeMap<std::cmp::Reverse<Group>, Vec<&Todo>> = BTreeMap::new();
+    todo.iter().for_each(|t| groups.entry(std::cmp::Reverse(t.group)).or_default().push(t));
     let mut out = Rewritten::default();
-    let moved = ChunkIndex::in_memory(zone.table());
-    for (copies, group) in groups {
-        write_group(zone, checkpoint, copies.0, &group, &runs, &leave, &reading, &moved, threads, progress, &mut out)?;
+    // What was moved for those that the zone may read, and for the others.
+    let moved = [ChunkIndex::in_memory(zone.table()), ChunkIndex::in_memory(zone.table())];
+    for (of, group) in groups {
+        let moved = &moved[usize::from(of.0.write_only)];
+        write_group(zone, checkpoint, of.0, &group, &runs, &leave, &reading, moved, threads, progress, &mut out)?;
     }
     let new: HashMap<usize, LayerId> = todo.iter().map(|t| (t.run, t.layer)).collect();
     for source in sources {
@@ -482,7 +509,7 @@ fn group_of(state: &State, run: &Run, layers: &[&Layer]) -> (u8, i32) {
 fn write_group(
     zone: &mut Zone,
     checkpoint: CheckpointId,
-    copies: u8,
+    of: Group,
     group: &[&Todo],
     runs: &Runs,
     leave: &BTreeSet<SectorId>,
@@ -499,14 +526,14 @@ fn write_group(
         meagre: HashSet::new(),
     };
     let leaves: HashSet<u32> = leave.iter().map(|s| zone.table().number(*s)).collect();
-    let moving = Moving { sectors: &reading.opener, leaves: &leaves };
+    let moving = Moving { sectors: &reading.opener, leaves: &leaves, foreign: None };
     for t in group {
         let Some(run) = runs.runs.get(t.run) else { continue };
         zone.propose(Command::OpenLayer { layer: t.layer, checkpoint, source: run.source, full: run.full })?;
     }
     let priority = group.iter().map(|t| t.priority).min().unwrap_or(0);
     let (keys, table) = (zone.keys().clone(), zone.table().clone());
-    let mut provider = Provider::new(zone, checkpoint, copies, priority)?;
+    let mut provider = Provider::new(zone, checkpoint, of, priority)?;
     let mut packer = Packer::new(&settings, moved, &table, keys.gear(), *keys.fingerprint_key(), &mut provider)?;
     let mut write = |t: &Todo| -> Result<(), Failed> {
         let Some(run) = runs.runs.get(t.run) else { return Ok(()) };

@@ -31,7 +31,7 @@ use crate::zone::Zone;
 
 pub use journal::{Journal, Phase, Step, Swap};
 pub use plan::{Left, LeftWhy, Outlook, Planned, outlook};
-pub use room::Short;
+pub use room::{Needs, Short};
 
 /// What the folders begin with in which a rollback keeps things. They are in no backup.
 pub const FOLDER_PREFIX: &str = ".zoneward-rollback-";

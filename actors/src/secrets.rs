@@ -22,6 +22,7 @@ use crate::cluster::CommandError;
 use crate::errors::ZoneError;
 use crate::home::{Home, io_at};
 use crate::node::Node;
+use crate::serve::{alive, question};
 use crate::zone::Zone;
 
 /// How long another node may take to hand a secret over.
@@ -41,9 +42,7 @@ pub struct Hand(pub Weak<Node>);
 impl Handler for Hand {
     fn handle(&self, from: NodeId, body: Vec<u8>) -> Boxed<'_, Result<Vec<u8>, Refusal>> {
         Box::pin(async move {
-            let node = self.0.upgrade().ok_or_else(|| Refusal::new(Retry::Later, "this node is stopping"))?;
-            let which: Which = serde_json::from_slice(&body)
-                .map_err(|e| Refusal::new(Retry::Never, format!("the question for a secret cannot be read: {e}")))?;
+            let (node, which) = (alive(&self.0)?, question::<Which>(&body, "the question for a secret")?);
             if !keepers(&node.cluster.view()).contains(&from) {
                 return Err(Refusal::new(Retry::Operator, "only a node that keeps the zone's data is told its secret"));
             }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zoneward_consensus::raft::Peer;
 use zoneward_sectors::ids::{CopyId, NodeId};
@@ -45,6 +46,7 @@ pub fn serve(node: &Arc<Node>) {
     services.serve(kind::MEMBERS, Arc::new(Members(Arc::downgrade(node))));
     services.serve(kind::READ, Arc::new(Read(Arc::downgrade(node))));
     services.serve(kind::OWNER_KEY, Arc::new(crate::keyfile::Hand(Arc::downgrade(node))));
+    services.serve(kind::HEAD, Arc::new(crate::cosign::Hand(Arc::downgrade(node))));
     services.serve(kind::SECRET, Arc::new(crate::secrets::Hand(Arc::downgrade(node))));
 }
 
@@ -66,8 +68,7 @@ impl Handler for Read {
     fn handle(&self, _: NodeId, body: Vec<u8>) -> Boxed<'_, Result<Vec<u8>, Refusal>> {
         Box::pin(async move {
             let node = alive(&self.0)?;
-            let range: ReadCopy = serde_json::from_slice(&body)
-                .map_err(|e| Refusal::new(Retry::Never, format!("the range cannot be read: {e}")))?;
+            let range: ReadCopy = question(&body, "the range")?;
             if range.len > READ_LEN_MAX {
                 return Err(Refusal::new(Retry::Never, format!("at most {READ_LEN_MAX} bytes are sent at once")));
             }
@@ -79,8 +80,14 @@ impl Handler for Read {
     }
 }
 
-fn alive(node: &Weak<Node>) -> Result<Arc<Node>, Refusal> {
-    node.upgrade().ok_or_else(|| Refusal::new(Retry::Later, "this node is stopping"))
+/// What answers, as long as it is there.
+pub(crate) fn alive<T>(it: &Weak<T>) -> Result<Arc<T>, Refusal> {
+    it.upgrade().ok_or_else(|| Refusal::new(Retry::Later, "this node is stopping"))
+}
+
+/// What another node asks for.
+pub(crate) fn question<T: DeserializeOwned>(body: &[u8], what: &str) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|e| Refusal::new(Retry::Never, format!("{what} cannot be read: {e}")))
 }
 
 struct Report(Weak<Node>);
@@ -100,8 +107,7 @@ impl Handler for Members {
     fn handle(&self, _: NodeId, body: Vec<u8>) -> Boxed<'_, Result<Vec<u8>, Refusal>> {
         Box::pin(async move {
             let node = alive(&self.0)?;
-            let change: MemberChange = serde_json::from_slice(&body)
-                .map_err(|e| Refusal::new(Retry::Never, format!("the change of members cannot be read: {e}")))?;
+            let change: MemberChange = question(&body, "the change of members")?;
             let done = node.cluster.change(&change).await;
             done.map(|()| Vec::new()).map_err(|e| match e {
                 CommandError::NoLeader | CommandError::Busy => Refusal::new(Retry::Later, e.to_string()),

@@ -85,6 +85,7 @@ fn give_up_cut_work(zone: &mut Zone) -> Result<(), ZoneError> {
 /// Does all the planner asks for until it asks for nothing that can be done now.
 pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Settled, ZoneError> {
     let mut settled = Settled::default();
+    look_at_heads(zone, &mut settled)?;
     let mut given_up: Vec<Work> = Vec::new();
     // Targets that failed, or cannot be reached: what they would get goes to others if there are any.
     let mut away: BTreeSet<TargetId> = zone.unreachable().iter().map(|u| u.target).collect();
@@ -125,8 +126,42 @@ pub fn settle(zone: &mut Zone, threads: usize, stop: &AtomicBool) -> Result<Sett
             settled.failed.push(format!("target {} cannot be reached and waits for its copies", u.name));
         }
     }
+    crate::keyless::forget_keys(zone)?;
+    guard_all(zone, &mut settled);
     settled.failed.extend(lost_sectors(zone.state()));
     Ok(settled)
+}
+
+/// Makes locks longer and brings back what was hidden. Where a daemon runs, its leader does.
+/// A target that was set back is named before it gets the newest head: afterwards nothing would tell of it. With daemons
+/// the leader looks.
+fn look_at_heads(zone: &mut Zone, settled: &mut Settled) -> Result<(), ZoneError> {
+    if zone.is_shared() {
+        return Ok(());
+    }
+    let targets: Vec<_> = zone.targets().iter().map(|(id, t)| (*id, t.clone())).collect();
+    for (id, target) in targets {
+        let Some(command) = crate::freshness::misshown(zone.state(), id, &*target) else { continue };
+        if let Command::Misshown { what, .. } = &command {
+            let name = zone.state().targets.get(&id).map_or("", |t| &t.name);
+            settled.failed.push(format!("target {name} showed {what}: it was set back, or lost it"));
+        }
+        zone.propose(command)?;
+    }
+    Ok(())
+}
+
+fn guard_all(zone: &Zone, settled: &mut Settled) {
+    if zone.is_shared() {
+        return;
+    }
+    for (id, target) in zone.targets() {
+        let name = zone.state().targets.get(id).map_or("", |t| &t.name);
+        match crate::guard::guard(zone.state(), *id, &**target, true, None) {
+            Ok((guard, _)) => settled.failed.extend(guard.alarms().iter().map(|c| format!("target {name}: {c}"))),
+            Err(e) => settled.failed.push(format!("target {name}: {}", chain(&e))),
+        }
+    }
 }
 
 /// What a source relies on has as many copies as the source asks for, also if it asked for fewer when that was stored:
@@ -153,7 +188,7 @@ pub(crate) fn raise_copies(
 pub fn lost_sectors(state: &State) -> Vec<String> {
     let text = |sector| {
         format!(
-            "sector {}: no whole copy is left, and the newest checkpoint needs it: zoneward backup --full stores anew what \
+            "sector {}: no whole copy is left, and the newest checkpoint needs it: the next zoneward backup stores anew what \
              is still there",
             short(sector)
         )
@@ -164,12 +199,7 @@ pub fn lost_sectors(state: &State) -> Vec<String> {
 /// Sectors that the newest checkpoint builds on and of which no copy is whole, as far as is known.
 fn without_a_copy(state: &State) -> BTreeSet<SectorId> {
     let newest = state.checkpoints.values().filter(|c| c.is_complete()).max_by_key(|c| c.seq);
-    let layers = newest.into_iter().flat_map(|c| &c.tasks).flat_map(|t| &t.layers).filter_map(|l| state.layers.get(l));
-    let mut needed: BTreeSet<SectorId> = layers.flat_map(|l| &l.parts).map(|p| p.sector).collect();
-    for c in state.copies.values().filter(|c| c.is_stored()) {
-        needed.remove(&c.sector);
-    }
-    needed
+    state.gone_under(newest.into_iter().flat_map(|c| &c.tasks).flat_map(|t| &t.layers))
 }
 
 /// A target's trouble must not stop what the others can do, nor undo what is stored: what cannot be read because its
@@ -201,7 +231,11 @@ fn do_work(zone: &mut Zone, work: &Work, threads: usize, settled: &mut Settled) 
         }
         Work::WriteSystem { checkpoint } => crate::system::write_system(zone, checkpoint).map(|()| true),
         Work::Publish { target } => {
-            crate::system::publish(zone, target)?;
+            match crate::system::publish(zone, target) {
+                // The daemons of the voters do it.
+                Err(ZoneError::Unsigned { .. }) if zone.is_shared() => return Ok(false),
+                done => done?,
+            }
             settled.heads_published += 1;
             Ok(true)
         }

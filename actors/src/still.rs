@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use zoneward_consensus::model::{Copy as BackupCopy, CopyState, State};
 use zoneward_sectors::catalog::{Merge, SectorTable};
 use zoneward_sectors::ids::{LayerId, SectorId, TargetId};
+use zoneward_sectors::owner::OwnerKeys;
 use zoneward_sectors::sector_reader::{SectorReadError, SectorReader};
 use zoneward_sectors::zonekeys::ZoneKeys;
 
@@ -27,6 +28,7 @@ pub struct Still {
     state: Arc<State>,
     keys: Arc<ZoneKeys>,
     owner_sign: [u8; 32],
+    owner: Option<Arc<OwnerKeys>>,
     table: SectorTable,
     reach: Mutex<Reach>,
     copies: HashMap<SectorId, Vec<BackupCopy>>,
@@ -53,7 +55,9 @@ impl Zone {
         let (keys, owner_sign, state) =
             (self.keys().clone(), *self.owner().sign_public(), Arc::new(self.state().clone()));
         let (table, targets) = (self.table().clone(), self.targets().clone());
-        let opener = Opener::new(&state, targets.clone(), home.clone(), keys.clone(), owner_sign, table.clone());
+        let owner = self.owner_keys();
+        let (open_on, sign, by) = (targets.clone(), owner_sign, owner.clone());
+        let opener = Opener::new(&state, open_on, home.clone(), keys.clone(), sign, by, table.clone());
         let mut copies: HashMap<SectorId, Vec<BackupCopy>> = HashMap::new();
         for c in state.copies.values().filter(|c| c.state != CopyState::Open) {
             copies.entry(c.sector).or_default().push(c.clone());
@@ -61,7 +65,7 @@ impl Zone {
         // One that is known to be damaged comes last: some of it may still be read.
         copies.values_mut().for_each(|all| all.sort_by_key(|c| c.state != CopyState::Stored));
         let reach = Mutex::new(Reach { targets, tried: HashMap::new(), opener });
-        Still { home, state, keys, owner_sign, table, reach, copies }
+        Still { home, state, keys, owner_sign, owner, table, reach, copies }
     }
 }
 
@@ -83,7 +87,8 @@ impl Still {
     }
 
     fn opener_of(&self, targets: Targets) -> Opener {
-        Opener::new(&self.state, targets, self.home.clone(), self.keys.clone(), self.owner_sign, self.table.clone())
+        let (home, keys, owner) = (self.home.clone(), self.keys.clone(), self.owner.clone());
+        Opener::new(&self.state, targets, home, keys, self.owner_sign, owner, self.table.clone())
     }
 
     /// Tries a target that is not open, if it was left alone for a while.

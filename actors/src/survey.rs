@@ -45,6 +45,13 @@ pub struct Survey {
     pub relies_on: BTreeSet<u32>,
 }
 
+/// What a source is compared with.
+pub struct Base {
+    pub entries: Merge,
+    /// Numbers of sectors that nothing is left of: what lies there is read again.
+    pub gone: Arc<BTreeSet<u32>>,
+}
+
 /// The scan of a source against its base.
 pub type Scan = Differ<Walk, Box<dyn Iterator<Item = Result<Entry, CatalogError>> + Send>>;
 
@@ -64,6 +71,7 @@ pub fn scan(
     source: &Source,
     root: &Path,
     base: impl Iterator<Item = Result<Entry, CatalogError>> + Send + 'static,
+    gone: &Arc<BTreeSet<u32>>,
     compare: Compare,
     threads: usize,
 ) -> Result<Scan, ZoneError> {
@@ -76,7 +84,7 @@ pub fn scan(
     let walk = Walk::start(root, options)
         .map_err(|e| ZoneError::Source { path: root.to_owned(), source: std::io::Error::other(e) })?;
     let base: Box<dyn Iterator<Item = _> + Send> = Box::new(base);
-    Ok(Differ::new(walk, base, compare == Compare::All, compare == Compare::WholeCatalog))
+    Ok(Differ::new(walk, base, compare == Compare::All, compare == Compare::WholeCatalog).without(gone.clone()))
 }
 
 /// What of a source is not backed up, by its patterns and because it is our own.
@@ -93,10 +101,11 @@ pub(crate) fn left_out(source: &Source) -> Result<Filter, ZoneError> {
     }))
 }
 
-/// A snapshot that a backup of this or another source just made, and what a rollback keeps, are a part of no source.
+/// A snapshot that a backup of this or another source just made, what a rollback keeps and what an import has not put in its place, are a part of no source.
 fn is_own(path: &[u8]) -> bool {
     let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
-    let ours = [crate::reading::snapshot::BTRFS_PREFIX, crate::rollback::FOLDER_PREFIX];
+    let ours =
+        [crate::reading::snapshot::BTRFS_PREFIX, crate::rollback::FOLDER_PREFIX, crate::users::import::STAGED_PREFIX];
     ours.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
@@ -105,16 +114,16 @@ pub fn survey(
     source: &Source,
     live: &Path,
     root: &Path,
-    base: Merge,
+    base: Base,
     compare: Compare,
     threads: usize,
     stop: &AtomicBool,
 ) -> Result<Survey, ZoneError> {
     let ground = ground_of(live, source.one_file_system)?;
     let relies_on = Arc::new(Mutex::new(BTreeSet::new()));
-    let base = {
+    let entries = {
         let (relies_on, mut last) = (relies_on.clone(), None);
-        base.inspect(move |entry| {
+        base.entries.inspect(move |entry| {
             for x in entry.iter().flat_map(|e| &e.extents) {
                 // Neighbours lie together.
                 if let Extent::Data { sector, .. } = *x
@@ -125,7 +134,7 @@ pub fn survey(
             }
         })
     };
-    let mut scan = scan(source, root, base, compare, threads)?;
+    let mut scan = scan(source, root, entries, &base.gone, compare, threads)?;
     let (mut kept, mut total) = (Vec::new(), 0usize);
     for change in scan.by_ref() {
         let change = change.map_err(|e| ZoneError::Catalogs(e.into()))?;

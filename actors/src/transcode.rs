@@ -10,11 +10,12 @@ use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CopyId, SectorId, TargetId};
 use zoneward_sectors::limits::SEGMENT_LEN;
 use zoneward_sectors::sector_reader::{SectorReadError, SectorReader};
-use zoneward_sectors::sector_writer::SectorOut;
-use zoneward_sectors::stream::{Layout, Leaf};
+use zoneward_sectors::sector_writer::{SectorOut, last_piece};
+use zoneward_sectors::stream::{Layout, Leaf, Piece, stored_id};
 
 use crate::errors::ZoneError;
-use crate::mint::{Minted, mint_copy, resume_copy};
+use crate::mint::{Minted, mint_copy, record_stripes, resume_copy};
+use crate::relay::relay_sector;
 use crate::zone::Zone;
 
 /// How far a copy is.
@@ -41,6 +42,9 @@ pub(crate) fn copy_sector(
     threads: usize,
     progress: &CopyProgress,
 ) -> Result<u64, ZoneError> {
+    if zone.state().is_keyless(sector) {
+        return relay_sector(zone, sector, target, progress);
+    }
     loop {
         let mut from = None;
         match copy_from_one(zone, sector, target, threads, progress, &mut from) {
@@ -70,16 +74,21 @@ fn copy_from_one(
     let reader = opener.sector(number)?;
     *from = opener.in_use(number);
     let leaves = reader.leaves()?;
-    let class = zone.state().sectors.get(&sector).map_or(36, |s| s.class_log2);
+    let known = zone.state().sectors.get(&sector);
+    let (class, write_only) = known.map_or((36, false), |s| (s.class_log2, s.write_only));
     let begun = |c: &&BackupCopy| c.sector == sector && c.target == target && c.state == CopyState::Open;
-    let begun = zone.state().copies.values().find(begun).cloned();
+    let mut begun = zone.state().copies.values().find(begun).cloned();
+    if let Some(other) = begun.take_if(|c| c.is_keyless()) {
+        // It was to repeat another one's bytes, and the zone can read the sector again.
+        zone.propose(Command::AbandonCopy { copy: other.id })?;
+    }
     let (minted, held) = match &begun {
         Some(known) => resume_copy(zone, known)?,
         None => (mint_copy(zone, sector, class, target)?, 0),
     };
     let len = reader.layout().file_len();
     progress.total.store(len, Ordering::Relaxed);
-    let sent = match send(&reader, &leaves, &minted, held, threads, progress) {
+    let (sent, pieces) = match send(&reader, &leaves, &minted, held, write_only, threads, progress) {
         Ok(sent) => sent,
         Err(e) => {
             // Alone, nobody would go on with it but the next run, which begins with a clean table.
@@ -93,8 +102,11 @@ fn copy_from_one(
     fsx::point("copy-seal:before");
     minted.out.seal(len)?;
     fsx::point("copy-seal:after");
-    zone.propose(Command::StoreCopy { copy: minted.copy, stored_len: len })?;
+    let stored_id = pieces.as_deref().map(stored_id);
+    zone.propose(Command::StoreCopy { copy: minted.copy, stored_len: len, stored_id })?;
+    pieces.filter(|_| write_only).into_iter().for_each(|p| crate::keyless::keep(&zone.home, &p));
     fsx::point("copy-recorded:after");
+    record_stripes(zone, minted.copy, &minted.out, len)?;
     Ok(sent)
 }
 
@@ -144,15 +156,17 @@ impl Turn {
     }
 }
 
-/// Sends what the target does not hold yet.
+/// Sends what the target does not hold yet. Answers also the hashes of all pieces, where all were made: what had been sent
+/// before is sealed again for that only where there is a `need`.
 fn send(
     reader: &SectorReader,
     leaves: &[Leaf],
     minted: &Minted,
     held: u64,
+    need: bool,
     threads: usize,
     progress: &CopyProgress,
-) -> Result<u64, ZoneError> {
+) -> Result<(u64, Option<Vec<Piece>>), ZoneError> {
     let layout = reader.layout();
     // Whole segments only: a piece of one is sent again.
     let first = (0..layout.segments()).find(|i| Layout::segment_at(i + 1).min(layout.leaves_at()) > held);
@@ -163,8 +177,10 @@ fn send(
     if from == 0 {
         minted.out.write_at(0, minted.header.bytes()).map_err(write_error)?;
     }
-    let claimed = AtomicU64::new(first);
-    let turn = Turn { next: Mutex::new(first), moved: Condvar::new(), failed: Mutex::default() };
+    let begin = if need { 0 } else { first };
+    let claimed = AtomicU64::new(begin);
+    let turn = Turn { next: Mutex::new(begin), moved: Condvar::new(), failed: Mutex::default() };
+    let pieces = Mutex::new(vec![*blake3::hash(minted.header.bytes()).as_bytes()]);
     let work = || {
         let (mut scratch, mut buf) = (Vec::new(), Vec::with_capacity(SEGMENT_LEN + 16));
         loop {
@@ -178,7 +194,12 @@ fn send(
             if let Err(e) = seal_one(reader, leaves, minted, i, &mut scratch, &mut buf) {
                 return turn.give_up(e);
             }
+            let piece = *blake3::hash(&buf).as_bytes();
             let write = || {
+                pieces.lock().unwrap_or_else(|e| e.into_inner()).push(piece);
+                if i < first {
+                    return Ok(());
+                }
                 fsx::point("copy-segment:before");
                 minted.out.write_at(Layout::segment_at(i), &buf).map_err(write_error)?;
                 progress.done.fetch_add(buf.len() as u64, Ordering::Relaxed);
@@ -198,10 +219,13 @@ fn send(
     if let Some(e) = turn.failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
         return Err(e);
     }
-    minted.out.write_at(layout.leaves_at(), &minted.keys.seal_leaves(leaves)).map_err(write_error)?;
+    let leaves = minted.keys.seal_leaves(leaves);
+    minted.out.write_at(layout.leaves_at(), &leaves).map_err(write_error)?;
     let trailer = minted.keys.seal_trailer(reader.trailer()).map_err(SectorReadError::from)?;
     minted.out.write_at(layout.trailer_at(), &trailer).map_err(write_error)?;
-    Ok(layout.file_len() - from)
+    let mut pieces = pieces.into_inner().unwrap_or_else(|e| e.into_inner());
+    pieces.push(last_piece(&leaves, &trailer));
+    Ok((layout.file_len() - from, (begin == 0).then_some(pieces)))
 }
 
 fn write_error(e: std::io::Error) -> ZoneError {

@@ -3,19 +3,20 @@
 //! The state is either this process's own store, when no daemon serves the home, or that of an [`Authority`]: the cluster
 //! that this process is a node of, or the daemon that serves the home. What works on the zone does not see the difference.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zoneward_consensus::command::Command;
-use zoneward_consensus::model::State;
+use zoneward_consensus::model::{Head, State};
 use zoneward_consensus::store::Store;
 use zoneward_sectors::catalog::SectorTable;
 use zoneward_sectors::crypto::Signer;
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{NodeId, TargetId};
-use zoneward_sectors::owner::OwnerPublic;
+use zoneward_sectors::owner::{OwnerKeys, OwnerPublic};
 use zoneward_sectors::zonekeys::{FILE_LEN_MAX, ZoneKeys, ZoneSecrets};
 use zoneward_targets::{Credentials, Target, TargetError, Url};
 use zoneward_transport::identity::NodeIdentity;
@@ -44,6 +45,16 @@ pub trait Authority: Send + Sync {
     /// Brings a command through. What comes back has the command in it. Waits as long as there is no majority: what was
     /// done under a lease counts when it returns, unless the lease has ended.
     fn propose(&self, command: Command) -> Result<Arc<State>, ZoneError>;
+
+    /// Who votes in the zone; none: this is not the one to know.
+    fn voters(&self) -> Option<BTreeSet<NodeId>> {
+        None
+    }
+
+    /// Signatures of the newest head by those of these nodes who answer and know it; base64.
+    fn cosigned(&self, _: &[NodeId], _: &Head) -> Vec<(NodeId, String)> {
+        Vec::new()
+    }
 }
 
 enum Truth {
@@ -68,6 +79,8 @@ pub struct Zone {
     unreachable: Arc<Vec<Unreachable>>,
     table: SectorTable,
     left_behind: Option<Published>,
+    /// The owner's private keys, where a person gave them for this once.
+    owner_keys: Option<Arc<OwnerKeys>>,
 }
 
 impl std::fmt::Debug for Zone {
@@ -113,7 +126,8 @@ impl Zone {
         let (targets, unreachable) = open_targets(state, &keys)?;
         let unreachable = Arc::new(unreachable);
         let left_behind = None;
-        Ok(Self { home, truth, keys, identity, owner, pace, targets, unreachable, table, left_behind })
+        let owner_keys = None;
+        Ok(Self { home, truth, keys, identity, owner, pace, targets, unreachable, table, left_behind, owner_keys })
     }
 
     pub fn state(&self) -> &State {
@@ -130,9 +144,34 @@ impl Zone {
         }
     }
 
+    /// The state of this moment, where others change it too.
+    pub(crate) fn others_state(&self) -> Option<Arc<State>> {
+        match &self.truth {
+            Truth::Alone(_) => None,
+            Truth::Shared { authority, .. } => Some(authority.view()),
+        }
+    }
+
     /// True if others work on the zone too.
     pub fn is_shared(&self) -> bool {
         matches!(self.truth, Truth::Shared { .. })
+    }
+
+    /// Who votes: this node alone, if nobody else keeps the state.
+    pub(crate) fn voters(&self) -> BTreeSet<NodeId> {
+        let known = match &self.truth {
+            Truth::Alone(_) => None,
+            Truth::Shared { authority, .. } => authority.voters(),
+        };
+        known.unwrap_or_else(|| BTreeSet::from([self.node()]))
+    }
+
+    /// Signatures of the newest head by other nodes.
+    pub(crate) fn cosigned(&self, nodes: &[NodeId], head: &Head) -> Vec<(NodeId, String)> {
+        match &self.truth {
+            Truth::Shared { authority, .. } if !nodes.is_empty() => authority.cosigned(nodes, head),
+            _ => Vec::new(),
+        }
     }
 
     /// The lease under which this handle works: its number rises with each holder.
@@ -201,8 +240,22 @@ impl Zone {
 
     /// An opener that knows the copies of this moment.
     pub fn opener(&self) -> Opener {
-        let sign = *self.owner.sign_public();
-        Opener::new(self.state(), self.targets.clone(), self.home.clone(), self.keys.clone(), sign, self.table.clone())
+        let (sign, owner) = (*self.owner.sign_public(), self.owner_keys.clone());
+        let (home, keys) = (self.home.clone(), self.keys.clone());
+        Opener::new(self.state(), self.targets.clone(), home, keys, sign, owner, self.table.clone())
+    }
+
+    /// From now on this handle reads what only the owner can.
+    pub fn use_owner_keys(&mut self, keys: OwnerKeys) {
+        self.owner_keys = Some(Arc::new(keys));
+    }
+
+    pub fn has_owner_keys(&self) -> bool {
+        self.owner_keys.is_some()
+    }
+
+    pub(crate) fn owner_keys(&self) -> Option<Arc<OwnerKeys>> {
+        self.owner_keys.clone()
     }
 
     pub fn catalogs<'a>(&'a self, opener: &'a Opener) -> Catalogs<'a> {
@@ -339,6 +392,7 @@ impl ZoneParts {
             home: self.home.clone(),
             truth: Truth::Shared { authority, state, epoch },
             left_behind: None,
+            owner_keys: None,
             keys: self.keys.clone(),
             identity: self.identity.clone(),
             owner,

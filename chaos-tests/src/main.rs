@@ -8,6 +8,8 @@ mod failover;
 mod faults;
 #[cfg(feature = "tale")]
 mod malicious;
+#[cfg(feature = "tale")]
+mod onefile;
 mod points;
 mod powerloss;
 mod prune;
@@ -41,6 +43,9 @@ or: chaos-tests tale [--seed S] [--size MIB]   (built with --features tale)
 or: chaos-tests resume [--kills N] [--seed S] [--size MIB]   (built with --features tale)
   the node that sends one large sector to a target server is killed N times [default: 10]; what is sent twice is counted
   --size MIB  of the sector [default: 512]
+or: chaos-tests one-file [--size MIB]   (built with --features tale)
+  one small file out of much is restored over S3; what moves is counted
+  --size MIB  of the source [default: 10240; it lies twice on the disk of temporary files]
 or: chaos-tests malicious [--only CASE]   (built with --features tale)
   a target server that drops, bends, replays, stalls and never ends; what it does is noticed, named and survived
   --only CASE only cases whose name holds this";
@@ -159,6 +164,22 @@ fn resume(args: &[String]) -> Result<bool> {
     resume::run(plan)
 }
 
+#[cfg(feature = "tale")]
+fn one_file(args: &[String]) -> Result<bool> {
+    match args {
+        [] => onefile::run(onefile::Plan { size_mib: 10_240 }),
+        [size, mib] if size == "--size" => {
+            onefile::run(onefile::Plan { size_mib: mib.parse::<u64>().ok().context(USAGE)?.max(64) })
+        }
+        _ => bail!(USAGE),
+    }
+}
+
+#[cfg(not(feature = "tale"))]
+fn one_file(_: &[String]) -> Result<bool> {
+    bail!("built without the feature `tale`: add --features tale")
+}
+
 #[cfg(not(feature = "tale"))]
 fn resume(_: &[String]) -> Result<bool> {
     bail!("built without the feature `tale`: add --features tale")
@@ -179,6 +200,9 @@ fn run(args: &[String]) -> Result<bool> {
     }
     if what == "resume" {
         return resume(&args[2..]);
+    }
+    if what == "one-file" {
+        return one_file(&args[2..]);
     }
     if what == "malicious" {
         return malicious(&args[2..]);

@@ -19,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use zoneward_sectors::stripes::Span;
 use zoneward_targets::protocol::Challenge;
 use zoneward_targets::{Credentials, ServerTarget, Target};
 
@@ -150,6 +151,7 @@ fn look(stage: &mut Stage<'_>, e: &Expect, limit: Duration) -> Result<Ran> {
         Look::RecoverHere => stage.recover(false, limit),
         Look::Restore => stage.restore(limit),
         Look::Audit(state) => audit(stage, state, e.says.is_none()),
+        Look::Challenge => challenge(stage, e.says, limit),
         Look::Prove => prove(stage),
     }
 }
@@ -202,8 +204,41 @@ fn audit(stage: &mut Stage<'_>, state: &str, quiet: bool) -> Result<Ran> {
     }
 }
 
-/// Asks for proofs of a sector, and compares them with its bytes on the disk behind. No command of the product asks yet: this
-/// is the adapter's.
+/// Lets a daemon ask about all of a large copy until these words are said of one of the malicious target; or, if nothing is to
+/// be noticed, until it has asked.
+fn challenge(stage: &mut Stage<'_>, says: Option<&str>, limit: Duration) -> Result<Ran> {
+    let begun = Instant::now();
+    let ran = stage.backup_much(FAST)?;
+    ensure!(ran.code == 0, "the backup of much ended with {}: {}", ran.code, ran.said);
+    let daemon = stage.up()?;
+    let ran =
+        stage.run(&["schedule", "audits", "--every", "2s", "--read-all", "never", "--read-all-s3", "never"], FAST)?;
+    ensure!(ran.code == 0, "{}", ran.said);
+    loop {
+        let copies = stage.copies()?;
+        let bad = copies.iter().find(|c| c.state != "stored" || (c.target == "honest" && !c.trouble.is_empty()));
+        ensure!(bad.is_none(), "every byte is right, and yet: {bad:?}");
+        let mut of_mallory = copies.iter().filter(|c| c.target == "mallory");
+        let said = match says {
+            // It has been told a second key: the first answer was taken, or waited for until its deadline, and parts of the
+            // copy were read.
+            None => {
+                of_mallory.any(|c| c.told.is_some_and(|n| n > 1) && c.trouble.is_empty() && c.audited).then(String::new)
+            }
+            Some(words) => {
+                of_mallory.find(|c| c.trouble.contains(words)).map(|c| format!("{}: mallory: {}", c.state, c.trouble))
+            }
+        };
+        if let Some(said) = said {
+            return Ok(Ran { code: 0, said, peak_mib: daemon.peak_mib()? });
+        }
+        ensure!(begun.elapsed() < limit, "nothing comes of the challenges: {copies:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Asks for proofs of a sector, and compares them with its bytes on the disk behind: the adapter's own view. What a zone makes
+/// of wrong ones is an audit's.
 fn prove(stage: &Stage<'_>) -> Result<Ran> {
     let token: serde_json::Value = serde_json::from_slice(&std::fs::read(stage.dir.join("mallory.json"))?)?;
     let token = token["token"].as_str().context("no token")?.to_owned();
@@ -218,8 +253,9 @@ fn prove(stage: &Stage<'_>) -> Result<Ran> {
     let reader = truth.reader(alias, copy)?;
     let mut wrong = 0;
     for n in 1..=3u8 {
-        let nonce = zoneward_sectors::ids::Digest([n; 32]);
-        let challenge = Challenge { nonce, ranges: vec![(0, len.min(4096)), (u64::from(n), 100)] };
+        let key = zoneward_sectors::crypto::Secret32([n; 32]);
+        let span = Span { offset: 0, len, stride: 1 << 20 };
+        let challenge = Challenge::new(&key, &[span], 0, span.windows());
         wrong += usize::from(asked.prove(alias, copy, &challenge)? != Some(challenge.answer(copy, reader.as_ref())?));
     }
     let said = if wrong > 0 { format!("{wrong} of 3 proofs of mallory are wrong") } else { String::new() };

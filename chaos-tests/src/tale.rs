@@ -7,7 +7,7 @@
 
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #[path = "../../targets/src/s3/tests/server.rs"]
-mod server;
+pub(crate) mod server;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -2,17 +2,21 @@
 
 mod checkpoints;
 mod forget;
-mod leases;
+mod keyless;
+pub(crate) mod leases;
 mod nodes;
 mod policy;
 mod secrets;
 mod sectors;
 mod targets;
 mod tokens;
+mod users;
 
 use std::collections::BTreeSet;
 
-use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId};
+use zoneward_sectors::ids::{
+    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, UserId,
+};
 
 use crate::command::Command;
 use crate::limits::{COPIES_MAX, NAME_LEN_MAX};
@@ -95,6 +99,7 @@ pub enum Row {
     Invite(Digest),
     Policy,
     Token(TokenId),
+    User(UserId),
 }
 
 /// A state under change: the record of what was touched goes with it.
@@ -152,6 +157,8 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::AddNode { node, name, public_key, certificate } => nodes::add(c, *node, name, public_key, certificate),
         Command::StartNode { incarnation, version } => nodes::start(c, *incarnation, version),
         Command::SetNode { node, name, standing } => nodes::set(c, *node, name.as_deref(), *standing),
+        Command::WipeNode { node } => nodes::wipe(c, *node),
+        Command::Wiped {} => nodes::wiped(c),
         Command::RemoveNode { node } => nodes::remove(c, *node),
         Command::SetOwnerFile { before, now } => {
             let (node, nodes) = (c.node, &c.state.nodes);
@@ -204,6 +211,9 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
             tokens::put(c, *token, *hash, label, scopes, *expires_ms)
         }
         Command::RemoveToken { token } => tokens::remove(c, *token),
+        Command::PutUser { user } => users::put(c, user),
+        Command::SetUserKey { user, key } => users::set_key(c, *user, key),
+        Command::RemoveUser { user } => users::remove(c, *user),
         Command::IfSeen { seen, command } => match crate::seen::before(c.state, command) {
             Some(now) if now == *seen => dispatch(c, command),
             Some(_) => Err(Refusal::Differs("the record")),
@@ -229,6 +239,7 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         }
         Command::PutSource { source } => put_source(c, source),
         Command::SetReading { source, reading } => {
+            users::unlocked(c, *source)?;
             let s = c.state.sources.get_mut(source).ok_or(Refusal::Unknown("the source"))?;
             if let Some(what) = reading.fault() {
                 return Err(Refusal::Range(what));
@@ -238,12 +249,15 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
             Ok(())
         }
         Command::RemoveSource { source } => {
+            users::unlocked(c, *source)?;
             let old = c.state.sources.remove(source).ok_or(Refusal::Unknown("the source"))?;
             c.rows.insert(Row::Source(*source));
             // What is stored of it stays, and is found by its path.
             if c.state.checkpoints.values().any(|x| x.tasks.iter().any(|t| t.source == *source)) {
                 c.state.former.insert(*source, old);
                 c.rows.insert(Row::Former(*source));
+            } else {
+                users::forget_source(c, *source);
             }
             policy::forget_source(c, *source);
             Ok(())
@@ -270,6 +284,9 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::StoreCheckpoint { checkpoint } => checkpoints::store(c, *checkpoint),
         Command::FinishCheckpoint { checkpoint } => checkpoints::finish(c, *checkpoint),
         Command::PublishHead { .. } => checkpoints::publish_head(c, command),
+        Command::Misshown { target, wrote, what } => targets::misshown(c, *target, *wrote, what),
+        Command::Vouch { word } => crate::heads::vouch(c, word),
+        Command::HandOver { n, signatures } => crate::heads::hand_over(c, *n, signatures),
         Command::PublishedPointer { target, n, hash } => {
             let head = c.state.head.as_ref().ok_or(Refusal::Unknown("the head"))?;
             if *n > head.n {
@@ -284,11 +301,15 @@ fn dispatch(c: &mut Change<'_>, command: &Command) -> Applied {
         Command::OpenCopy { .. } => sectors::open_copy(c, command),
         Command::SealSector { .. } => sectors::seal(c, command),
         Command::AbandonSector { sector } => sectors::abandon(c, *sector),
-        Command::StoreCopy { copy, stored_len } => sectors::store_copy(c, *copy, *stored_len),
+        Command::StoreCopy { copy, stored_len, stored_id } => sectors::store_copy(c, *copy, *stored_len, *stored_id),
+        Command::ForgetKeys { sectors } => keyless::forget(c, sectors),
+        Command::SetWriteOnly { source, write_only, older } => keyless::set(c, *source, *write_only, *older),
         Command::AbandonCopy { copy } => sectors::abandon_copy(c, *copy),
         Command::MarkCopy { copy, state } => sectors::mark(c, *copy, *state),
         Command::Verified { copies, read, sampled } => sectors::verified(c, copies, *read, *sampled),
         Command::Audited { results } => sectors::audited(c, results),
+        Command::SetStripes { sets } => crate::stripes::set(c, sets),
+        Command::SpendStripes { copies } => crate::stripes::spend(c, copies),
         Command::RaiseCopies { sectors, copies } => sectors::raise_copies(c, sectors, *copies),
     }
 }
@@ -332,6 +353,7 @@ fn create_zone(c: &mut Change<'_>, command: &Command) -> Applied {
         owner_files: Vec::new(),
         owner_file_by: None,
         generation: 0,
+        vouched: None,
         credit_ms: 0,
         owner_words: 0,
     });
@@ -388,6 +410,7 @@ fn put_source(c: &mut Change<'_>, source: &crate::model::Source) -> Applied {
     if let Some(what) = source.reading.fault() {
         return Err(Refusal::Range(what));
     }
+    users::may_be(c, source)?;
     let mut record = source.clone();
     if let Some(old) = c.state.sources.get(&source.id) {
         if old.path != source.path {
@@ -398,6 +421,7 @@ fn put_source(c: &mut Change<'_>, source: &crate::model::Source) -> Applied {
         record.last_entries = old.last_entries;
         // It has a command of its own, so that an older node that does not know it cannot lose it.
         record.reading.clone_from(&old.reading);
+        record.write_only = old.write_only;
         record.added_ms = old.added_ms;
     } else {
         record.added_ms = c.now;

@@ -55,6 +55,8 @@ impl Audits {
 pub enum Found {
     /// Everything that was read is right; `all`: that was all of it.
     Whole { all: bool },
+    /// All bytes are right, but its target gave a wrong answer about them.
+    Misproved { why: String },
     /// Bytes are wrong.
     Wrong { why: String },
     /// Its target says that it does not have it.
@@ -166,7 +168,10 @@ mod tests {
         let mut state = State::default();
         let mut all = s::begin();
         all.extend(s::backup(1, crate::model::CheckpointKind::Incremental, 1, true));
-        all.extend([s::open_copy(11, 1, 2), Command::StoreCopy { copy: s::copy(11), stored_len: 9000 }]);
+        all.extend([
+            s::open_copy(11, 1, 2),
+            Command::StoreCopy { copy: s::copy(11), stored_len: 9000, stored_id: None },
+        ]);
         all.push(Command::StartNode { incarnation: 1, version: "1".into() });
         s::all_done(&mut state, &all);
         state

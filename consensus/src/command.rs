@@ -5,19 +5,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use zoneward_sectors::ids::{
-    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, ZoneAlias, ZoneId,
+    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, UserId, ZoneAlias, ZoneId,
 };
 
 use crate::audits::{Audited, Audits};
+use crate::heads::Vouched;
 use crate::keep::Rules;
 use crate::limits::COMMAND_LEN_MAX;
 use crate::model::{
-    CheckpointKind, CopyState, Ground, Part, Rebased, RefusedSource, Scope, Source, Standing, TaskStats,
+    CheckpointKind, CopyState, Ground, Part, Rebased, RefusedSource, Relayed, Scope, Source, Standing, TaskStats,
 };
 use crate::owner::OwnerWord;
 use crate::policy::{Conditions, Limit, Schedule};
 use crate::reading::Reading;
+use crate::stripes::StripeSet;
 use crate::terms::Terms;
+use crate::users::{User, UserKey};
 use crate::work::Work;
 
 /// The highest feature level that this release speaks.
@@ -175,8 +178,12 @@ pub enum Command {
         system: bool,
         copies_wanted: u8,
         min_priority: i32,
+        /// Its keys are forgotten once its copies are made.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        write_only: bool,
     },
-    /// Records a copy's header and sealed key, before its first byte is written.
+    /// Records a copy's header and sealed key, before its first byte is written. One that is relayed has the header of the
+    /// copy whose bytes it repeats, and no key.
     OpenCopy {
         copy: CopyId,
         sector: SectorId,
@@ -185,6 +192,8 @@ pub enum Command {
         header: String,
         header_hash: Digest,
         sealed_dek: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        relayed: Option<Relayed>,
     },
     /// A raw sector is complete, and so is its first copy.
     SealSector {
@@ -201,6 +210,8 @@ pub enum Command {
         refs: BTreeMap<LayerId, BTreeSet<SectorId>>,
         copy: CopyId,
         stored_len: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stored_id: Option<Digest>,
     },
     AbandonSector {
         sector: SectorId,
@@ -208,6 +219,20 @@ pub enum Command {
     StoreCopy {
         copy: CopyId,
         stored_len: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stored_id: Option<Digest>,
+    },
+    /// The zone forgets the keys of these sectors' copies: from then on only the owner's key opens them.
+    ForgetKeys {
+        sectors: Vec<SectorId>,
+    },
+    /// Whether only the owner's key opens what is stored of a source from now on; with `older` also what was stored before,
+    /// as far as no other source needs it.
+    SetWriteOnly {
+        source: SourceId,
+        write_only: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        older: bool,
     },
     /// Gives up an open copy; said again once its file is gone, it forgets the copy.
     AbandonCopy {
@@ -227,6 +252,14 @@ pub enum Command {
     /// What looking at copies came to, by who holds the work of looking at each.
     Audited {
         results: Vec<Audited>,
+    },
+    /// What the targets of these copies have to answer when they are asked about all of them.
+    SetStripes {
+        sets: Vec<StripeSet>,
+    },
+    /// One key of each of these copies is about to be told to its target, by who holds the work of looking at it.
+    SpendStripes {
+        copies: Vec<CopyId>,
     },
     SetAudits {
         audits: Audits,
@@ -254,6 +287,21 @@ pub enum Command {
         sector: SectorId,
         checkpoint: CheckpointId,
     },
+    /// A target shows another head than the one it was given, whose bytes had this hash.
+    Misshown {
+        target: TargetId,
+        wrote: Digest,
+        what: String,
+    },
+    /// The owner's word for the first voter of the zone's generation.
+    Vouch {
+        word: Vouched,
+    },
+    /// The newest head has other voters than the last handover; it is signed by a majority of both. Base64.
+    HandOver {
+        n: u64,
+        signatures: Vec<(NodeId, String)>,
+    },
     PublishedPointer {
         target: TargetId,
         n: u64,
@@ -272,6 +320,12 @@ pub enum Command {
         name: Option<String>,
         standing: Option<Standing>,
     },
+    /// A node on standby, or a broken one, is to delete what it has of the zone. It is not taken back.
+    WipeNode {
+        node: NodeId,
+    },
+    /// The sender deleted the zone's secret and what it kept.
+    Wiped {},
     /// Forgets a node that is no longer in the membership.
     RemoveNode {
         node: NodeId,
@@ -397,6 +451,19 @@ pub enum Command {
     RemoveToken {
         token: TokenId,
     },
+    /// Adds a user, or changes what is set of one; his key has a command of its own.
+    PutUser {
+        user: User,
+    },
+    /// Gives a user a key of his own, or another one.
+    SetUserKey {
+        user: UserId,
+        key: UserKey,
+    },
+    /// Forgets a user; his sources stay.
+    RemoveUser {
+        user: UserId,
+    },
     /// A change that counts only while its record is as its sender saw it ([`crate::seen`]).
     IfSeen {
         seen: Digest,
@@ -455,7 +522,8 @@ mod tests {
 
     #[test]
     fn every_command_comes_back_from_its_entry() {
-        for command in samples::story() {
+        let more = [Command::WipeNode { node: samples::node() }, Command::Wiped {}];
+        for command in samples::story().into_iter().chain(more) {
             let bytes = serde_json::to_vec(&Entry::new(5, samples::node(), &command).unwrap()).unwrap();
             let entry: Entry = serde_json::from_slice(&bytes).unwrap();
             assert_eq!((entry.level, entry.time_ms, entry.node), (LEVEL, 5, samples::node()));

@@ -83,6 +83,10 @@ pub fn decide(state: &State, facts: &Facts) -> Vec<Act> {
             _ => {}
         }
     }
+    let sectors = crate::keyless::due(state);
+    if !sectors.is_empty() {
+        acts.push(Act::Propose(Command::ForgetKeys { sectors }));
+    }
     acts.extend(promotion(state, facts).map(Act::Promote));
     acts
 }
@@ -134,6 +138,7 @@ mod tests {
                 standing: Standing::Member,
                 version: String::new(),
                 credit_ms: 0,
+                wipe: None,
             };
             state.nodes.insert(n(i), node);
         }

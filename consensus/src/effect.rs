@@ -5,8 +5,9 @@ use zoneward_sectors::ids::NodeId;
 
 use crate::audits::Found;
 use crate::command::Command;
-use crate::model::{Checkpoint, CheckpointState, CopyState, NextSecret, State, Task, TaskState};
+use crate::model::{Checkpoint, CheckpointState, CopyState, NextSecret, State, Task, TaskState, Wipe};
 use crate::policy::Schedule;
+use crate::users::User;
 
 /// True if the state has in it what `command`, sent by `node`, asks for. Where a command leaves no trace of its own, the
 /// answer is what matters to its sender: whether sending it again is needed.
@@ -42,8 +43,9 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
                 grounds: Default::default(),
                 last_entries: 0,
                 added_ms: 0,
-                // Of a source that was there already, it stays.
+                // Of a source that was there already, these stay.
                 reading: crate::reading::Reading::default(),
+                write_only: false,
                 ..s.clone()
             };
             learned(s) == learned(source)
@@ -86,7 +88,14 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
             state.sectors.get(sector).is_some_and(|s| s.is_sealed() && s.raw_id == Some(*raw_id))
         }
         Command::AbandonSector { sector } => !state.sectors.contains_key(sector),
-        Command::StoreCopy { copy, stored_len } => {
+        Command::ForgetKeys { sectors } => {
+            !state.copies.values().any(|c| sectors.contains(&c.sector) && !c.is_keyless())
+        }
+        // With the older ones: said again, it does the same.
+        Command::SetWriteOnly { source, write_only, older } => {
+            !older && state.sources.get(source).is_some_and(|s| s.write_only == *write_only)
+        }
+        Command::StoreCopy { copy, stored_len, .. } => {
             state.copies.get(copy).is_some_and(|c| c.is_stored() && c.stored_len == *stored_len)
         }
         Command::AbandonCopy { copy } => state.copies.get(copy).is_none_or(|c| c.state == CopyState::Abandoned),
@@ -95,12 +104,20 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::Audited { results } => results.iter().all(|r| {
             state.copies.get(&r.copy).is_none_or(|k| match &r.found {
                 // Said again, it says the same of the same copy.
-                Found::Whole { .. } => k.is_stored() && k.silent.is_none() && k.audited_ms.is_some(),
+                Found::Whole { .. } | Found::Misproved { .. } => {
+                    k.is_stored() && k.silent.is_none() && k.audited_ms.is_some()
+                }
                 Found::Wrong { .. } => k.state == CopyState::Damaged,
                 Found::Gone { .. } => k.state == CopyState::Lost,
                 Found::Silent { .. } => k.state == CopyState::Lost || k.silent.is_some(),
             })
         }),
+        Command::SetStripes { sets } => sets.iter().all(|s| {
+            let now = state.copies.get(&s.copy).and_then(|k| k.stripes.as_ref());
+            now.is_some_and(|n| n.first == s.first && n.answers == s.answers)
+        }),
+        // Said again, it costs another key.
+        Command::SpendStripes { .. } => false,
         Command::SetAudits { audits } => state.policy.audits == *audits,
         Command::RaiseCopies { sectors, copies } => {
             sectors.iter().all(|s| state.sectors.get(s).is_none_or(|s| s.copies_wanted >= *copies))
@@ -113,6 +130,14 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::PublishHead { n, payload_hash, .. } => {
             state.head.as_ref().is_some_and(|h| h.n == *n && h.payload_hash == *payload_hash)
         }
+        Command::Misshown { target, wrote, .. } => {
+            state.targets.get(target).is_none_or(|t| t.pointer.is_none_or(|p| p.hash != *wrote))
+        }
+        Command::Vouch { word } => state.zone.as_ref().is_some_and(|z| z.vouched.as_ref() == Some(word)),
+        Command::HandOver { n, .. } => state.head.as_ref().is_some_and(|h| {
+            let handed = h.handovers.iter().filter_map(|o| crate::heads::Electorate::of(&o.payload));
+            handed.into_iter().any(|e| e.n == *n)
+        }),
         Command::PublishedPointer { target, n, hash } => {
             state.targets.get(target).and_then(|t| t.pointer).is_some_and(|p| p.n == *n && p.hash == *hash)
         }
@@ -124,6 +149,8 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
             .nodes
             .get(node)
             .is_some_and(|n| name.as_ref().is_none_or(|x| *x == n.name) && standing.is_none_or(|s| s == n.standing)),
+        Command::WipeNode { node } => state.nodes.get(node).is_none_or(|n| n.wipe.is_some()),
+        Command::Wiped {} => state.nodes.get(&node).is_none_or(|n| n.wipe == Some(Wipe::Done)),
         Command::RemoveNode { node } => !state.nodes.contains_key(node),
         Command::SetOwnerFile { now, .. } => state.zone.as_ref().is_some_and(|z| z.owner_files.last() == Some(now)),
         Command::OfferSecret { epoch, check } | Command::HoldSecret { epoch, check } => {
@@ -164,6 +191,12 @@ pub fn took_effect(state: &State, node: NodeId, command: &Command) -> bool {
         Command::SetMaintenance { reason } => state.policy.maintenance.get(&node).map(|m| &m.reason) == reason.as_ref(),
         Command::PutToken { token, hash, .. } => state.tokens.get(token).is_some_and(|t| t.hash == *hash),
         Command::RemoveToken { token } => !state.tokens.contains_key(token),
+        Command::PutUser { user } => {
+            let set = |u: &User| User { added_ms: 0, key: None, ..u.clone() };
+            state.users.get(&user.id).is_some_and(|u| set(u) == set(user))
+        }
+        Command::SetUserKey { user, key } => state.users.get(user).is_some_and(|u| u.key.as_ref() == Some(key)),
+        Command::RemoveUser { user } => !state.users.contains_key(user),
         Command::IfSeen { command, .. } => took_effect(state, node, command),
         Command::RefuseTask { checkpoint, refused } => {
             state.checkpoints.get(checkpoint).is_some_and(|c| c.refused.contains(refused))
@@ -187,7 +220,7 @@ mod tests {
 
     /// Those that say the same thing twice, and cannot be told from their trace.
     fn leaves_no_trace(c: &Command) -> bool {
-        matches!(c, Command::ResumeCheckpoint { .. } | Command::Verified { .. })
+        matches!(c, Command::ResumeCheckpoint { .. } | Command::Verified { .. } | Command::SpendStripes { .. })
     }
 
     #[test]

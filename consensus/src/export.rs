@@ -1,5 +1,6 @@
 //! The state as one JSON document: what a system sector carries, and what an offline look at a zone reads.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
@@ -7,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::EXPORT_LEN_MAX;
 use crate::model::{
-    Checkpoint, CheckpointId, Copy, CopyId, Head, Layer, LayerId, Node, NodeId, RawSector, SectorId, Source, SourceId,
-    State, Target, TargetId, Zone,
+    Checkpoint, CheckpointId, Copy, Head, Layer, LayerId, Node, NodeId, RawSector, SectorId, Source, SourceId, State,
+    Target, TargetId, UserId, Zone,
 };
 use crate::policy::Policy;
+use crate::users::User;
 
 /// Shape of the document (`docs/state.md`).
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +34,8 @@ struct Document {
     copies: Vec<Copy>,
     #[serde(default)]
     policy: Policy,
+    #[serde(default)]
+    users: Vec<User>,
 }
 
 #[derive(Serialize)]
@@ -49,8 +53,9 @@ struct Borrowed<'a> {
     checkpoints: Values<'a, CheckpointId, Checkpoint>,
     layers: Values<'a, LayerId, Layer>,
     sectors: Values<'a, SectorId, RawSector>,
-    copies: Values<'a, CopyId, Copy>,
+    copies: Copies<'a>,
     policy: &'a Policy,
+    users: Values<'a, UserId, User>,
 }
 
 /// The values of a map as an array, one after another.
@@ -59,6 +64,21 @@ struct Values<'a, K, V>(&'a BTreeMap<K, V>);
 impl<K, V: Serialize> Serialize for Values<'_, K, V> {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_seq(self.0.values())
+    }
+}
+
+/// The copies, without the keys of write-only sectors: system data is read by whoever has the zone's secret, and stays on
+/// targets for long.
+struct Copies<'a>(&'a State);
+
+impl Serialize for Copies<'_> {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(self.0.copies.values().map(
+            |c| match self.0.sectors.get(&c.sector).is_some_and(|s| s.write_only) {
+                true => Cow::Owned(Copy { sealed_dek: String::new(), ..c.clone() }),
+                false => Cow::Borrowed(c),
+            },
+        ))
     }
 }
 
@@ -78,8 +98,9 @@ pub fn export_state(state: &State, out: impl Write) -> io::Result<()> {
         checkpoints: Values(&state.checkpoints),
         layers: Values(&state.layers),
         sectors: Values(&state.sectors),
-        copies: Values(&state.copies),
+        copies: Copies(state),
         policy: &state.policy,
+        users: Values(&state.users),
     };
     serde_json::to_writer(out, &doc).map_err(io::Error::from)
 }
@@ -102,6 +123,7 @@ pub fn import_state(input: impl Read) -> io::Result<State> {
         copies: by_id("copy", doc.copies, |x| x.id)?,
         head: doc.head,
         policy: doc.policy,
+        users: by_id("user", doc.users, |x| x.id)?,
         // Whoever held work in the zone of this document holds none in the one that is made of it.
         leases: BTreeMap::new(),
         invites: BTreeMap::new(),

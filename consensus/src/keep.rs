@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use zoneward_sectors::ids::{CheckpointId, LayerId, SectorId, SourceId};
 
-use crate::model::{Checkpoint, CheckpointState, Copy, RawSector, State};
+use crate::model::{Checkpoint, CheckpointState, Copy, RawSector, State, Task, TaskState};
 
 /// Which checkpoints are kept: the newest of each of so many days, weeks and so on. Each of them is a reason to keep.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,54 @@ pub enum Hold {
     LastVerified(SourceId),
     /// So many bytes of so many would be needed no more.
     Much { gone: u64, of: u64 },
+    /// What this source held before most of its files changed at once.
+    Pinned(Sudden),
+}
+
+/// A checkpoint in which most files of a source changed at once: an intruder's encryption looks like that, and so does a
+/// person who sorts photos anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sudden {
+    pub source: SourceId,
+    /// The checkpoint's number.
+    pub seq: u64,
+    /// Files that were changed, or gone while others came, of so many.
+    pub files: u64,
+    pub of: u64,
+}
+
+/// Checkpoints before a sudden change that are kept.
+const PINNED: usize = 3;
+/// For how long, in credited time, ms.
+const PINNED_MS: u64 = 30 * 24 * 3_600_000;
+/// A source of fewer files tells nothing by their changing.
+const FILES_MIN: u64 = 20;
+
+/// Sudden changes whose time is not over, oldest first.
+pub fn sudden(state: &State) -> Vec<Sudden> {
+    let now = state.zone.as_ref().map_or(0, |z| z.credit_ms);
+    let lately = |c: &&Checkpoint| now.saturating_sub(c.credit_ms) < PINNED_MS && c.rewrite.is_none();
+    let tasks = state.complete().into_iter().filter(lately).flat_map(|c| c.tasks.iter().map(move |t| (c.seq, t)));
+    let sudden = |(seq, t): (u64, &Task)| {
+        let s = &t.stats;
+        let of = s.files.saturating_add(s.removed).saturating_sub(s.new_files);
+        let files = s.changed_files.saturating_add(s.removed.min(s.new_files)).min(of);
+        (of >= FILES_MIN && files > of / 2).then_some(Sudden { source: t.source, seq, files, of })
+    };
+    tasks.filter(|(_, t)| t.state == TaskState::Done).filter_map(sudden).collect()
+}
+
+/// The checkpoints that these changes pin, each with the change.
+pub fn pinned(state: &State) -> BTreeMap<CheckpointId, Sudden> {
+    let mut out = BTreeMap::new();
+    for change in sudden(state) {
+        let before = state.complete().into_iter().rev().filter(|c| c.seq < change.seq && c.forgotten.is_none());
+        let of_it = before.filter(|c| c.tasks.iter().any(|t| t.source == change.source && !t.layers.is_empty()));
+        for c in of_it.take(PINNED) {
+            out.entry(c.id).or_insert(change);
+        }
+    }
+    out
 }
 
 /// What checkpoints need: their layers, and the sectors that these name.
@@ -94,6 +142,10 @@ pub fn held_back(state: &State, ids: &[CheckpointId]) -> Option<Hold> {
     let stays = |c: &&Checkpoint| c.is_complete() && c.forgotten.is_none() && !goes(c);
     let of = |which: &dyn Fn(&&Checkpoint) -> bool| state.checkpoints.values().filter(which).collect::<Vec<_>>();
     let stays = of(&stays);
+    let pinned = pinned(state);
+    if let Some(change) = ids.iter().find_map(|id| pinned.get(id)) {
+        return Some(Hold::Pinned(*change));
+    }
     last_verified(state, &of(&goes), &stays).map(Hold::LastVerified).or_else(|| much(state, &stays))
 }
 

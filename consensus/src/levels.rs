@@ -245,8 +245,8 @@ pub enum Next {
     Backup,
     /// The daemon makes them by itself; without one a backup does.
     MakeCopies,
-    /// Everything is stored anew: no old copy is relied on.
-    BackupFull,
+    /// What nothing is left of is read from its source again: by a backup, or by the daemons.
+    StoreAnew,
     MendPaths {
         path: Vec<u8>,
     },
@@ -290,7 +290,7 @@ impl Cause {
     /// What to do about it.
     pub fn next(&self) -> Next {
         let down = |node: &String, standing: Standing| match standing {
-            Standing::Faulty => Next::ReplaceNode { node: node.clone() },
+            Standing::Faulty | Standing::Standby => Next::ReplaceNode { node: node.clone() },
             Standing::Witness => Next::StartWitness { node: node.clone() },
             Standing::Member | Standing::Draining => Next::StartNode { node: node.clone() },
         };
@@ -302,7 +302,7 @@ impl Cause {
             Self::NoSources => Next::AddSource,
             Self::NoTargets => Next::AddTarget,
             Self::NeverStored { .. } | Self::Stale { .. } => Next::Backup,
-            Self::StoredInPart { .. } => Next::BackupFull,
+            Self::StoredInPart { .. } => Next::StoreAnew,
             Self::OneDisk { source, .. } | Self::OriginalGone { source, .. } => {
                 Next::Restore { path: source.path.clone() }
             }
@@ -319,7 +319,7 @@ impl Cause {
             Self::NodeDown { node, standing } => down(node, *standing),
             Self::NoMajority { node, .. } | Self::NothingWorks { node, .. } => Next::StartVoter { node: node.clone() },
             Self::SourceWaits { source, node, standing } => match standing {
-                Some(Standing::Draining) => Next::Undrain { node: node.clone() },
+                Some(Standing::Draining | Standing::Standby) => Next::Undrain { node: node.clone() },
                 Some(Standing::Member) => Next::StartNode { node: node.clone() },
                 _ => Next::ChangeReader { path: source.path.clone() },
             },
@@ -330,7 +330,7 @@ impl Cause {
                 Next::AttachTarget { target: target.clone() }
             }
             Self::Unreadable { source, target: None, gone: true } => Next::SaveWhatIsLeft { path: source.path.clone() },
-            Self::Unreadable { .. } => Next::BackupFull,
+            Self::Unreadable { .. } => Next::StoreAnew,
         }
     }
 

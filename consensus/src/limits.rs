@@ -24,6 +24,8 @@ pub const WARNING_LEN_MAX: usize = 1 << 10;
 pub const MOUNTS_MAX: usize = 64;
 /// Copies in one command that says they were found whole; sectors in one that asks for more copies.
 pub const VERIFIED_MAX: usize = 10_000;
+/// Sectors whose keys one command forgets.
+pub const FORGET_KEYS_MAX: usize = 1000;
 /// Work proposed in one round of planning.
 pub const PLAN_MAX: usize = 256;
 /// Leftovers to be removed in one round, shared among the targets: the rest waits for the next round.
@@ -34,6 +36,8 @@ pub const PLAN_COPY_MAX: usize = 64;
 pub const PLAN_AUDIT_MAX: usize = 256;
 /// Copies that one node looks at together.
 pub const CLAIM_AUDITS_MAX: usize = 16;
+/// Changes of voters that the heads of one generation tell of: some 2 KiB each, and a pointer holds them all.
+pub const HANDOVERS_MAX: usize = 128;
 /// Bytes of the text that says what is wrong with a copy.
 pub const TROUBLE_LEN_MAX: usize = 500;
 /// Millionths of a currency that a price may be: a million.
@@ -77,6 +81,16 @@ pub const DFS_NAMES_MAX: usize = 64;
 pub const CRON_LEN_MAX: usize = 200;
 /// Tokens of the REST API that are valid at once.
 pub const TOKENS_MAX: usize = 64;
+/// Users of a zone.
+pub const USERS_MAX: usize = 64;
+/// Sources of one user.
+pub const USER_SOURCES_MAX: usize = 1024;
+/// Bytes of a user's public keys, of his sealed key file and of his sealed signer, each in base64.
+pub const USER_PUBLIC_LEN_MAX: usize = 2 << 10;
+/// See [`USER_PUBLIC_LEN_MAX`].
+pub const USER_FILE_LEN_MAX: usize = 88 << 10;
+/// See [`USER_PUBLIC_LEN_MAX`].
+pub const USER_SIGNER_LEN_MAX: usize = 1 << 10;
 /// A token is valid for at most so long, ms: a year and a day.
 pub const TOKEN_MS_MAX: u64 = 366 * 24 * 3_600_000;
 /// Nodes of a zone.

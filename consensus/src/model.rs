@@ -1,18 +1,22 @@
 //! The records of a zone. Plain values; every change comes from a command.
 
 mod queries;
+mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::heads::{Handover, Vouched};
 use crate::policy::Policy;
 use crate::reading::Reading;
 use crate::terms::Terms;
+use crate::users::User;
 use crate::work::Work;
 pub use queries::{NoSuchCheckpoint, default_copies};
+pub use stored::{Copy, CopyState, Misshown, RawSector, Relayed, SectorState, Silent};
 pub(crate) use zoneward_sectors::ids::{
-    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, ZoneAlias, ZoneId,
+    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, UserId, ZoneAlias, ZoneId,
 };
 
 /// Everything the zone knows of itself.
@@ -35,6 +39,9 @@ pub struct State {
     /// What lets programs use the REST API.
     #[serde(default)]
     pub tokens: BTreeMap<TokenId, Token>,
+    /// Whose sources are whose.
+    #[serde(default)]
+    pub users: BTreeMap<UserId, User>,
     /// Work that nodes hold, by epoch.
     pub leases: BTreeMap<u64, Lease>,
     /// When it backs itself up, and what it may use.
@@ -82,6 +89,9 @@ pub struct Zone {
     /// How often the owner had to go on without a majority.
     #[serde(default)]
     pub generation: u32,
+    /// The owner's word for the first voter of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vouched: Option<Vouched>,
     /// Time that passed as a majority of the nodes saw it, ms: what was forgotten waits on this clock.
     #[serde(default)]
     pub credit_ms: u64,
@@ -116,6 +126,9 @@ pub struct Node {
     /// Time that passed as it says, ms: never more than its own steady clock saw.
     #[serde(default)]
     pub credit_ms: u64,
+    /// Its home is to be wiped, or is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wipe: Option<Wipe>,
 }
 
 /// An invite, as the zone remembers it: the secret itself only its bearer has.
@@ -209,6 +222,18 @@ pub enum Standing {
     Faulty,
     /// It has a vote and no data: it claims nothing.
     Witness,
+    /// Another took its place: it finishes what it holds, claims nothing, and keeps what it has until it is wiped.
+    Standby,
+}
+
+/// How far a node is that is to forget the zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wipe {
+    /// A person wants it.
+    Asked,
+    /// The node says that the zone's secret and all but its own key are deleted there.
+    Done,
 }
 
 /// Work that one node holds. What it reports counts only while it holds it.
@@ -239,6 +264,9 @@ pub struct Target {
     /// SHA-256 of the bytes of `owner-key.json` there.
     pub owner_key_hash: Option<Digest>,
     pub pointer: Option<Pointer>,
+    /// The last time that it showed another head than it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub misshown: Option<Misshown>,
     /// Nodes that can use it, as they say themselves.
     #[serde(default)]
     pub reached_by: BTreeSet<NodeId>,
@@ -293,6 +321,9 @@ pub struct Source {
     /// What runs before and after it is read, and from what it is read.
     #[serde(default)]
     pub reading: Reading,
+    /// What is stored of it only the owner's key opens, once its copies are made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub write_only: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -467,122 +498,6 @@ pub struct Part {
     pub entries: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SectorState {
-    Open,
-    Sealed,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RawSector {
-    pub id: SectorId,
-    pub checkpoint: CheckpointId,
-    pub class_log2: u8,
-    pub system: bool,
-    pub state: SectorState,
-    pub raw_id: Option<Digest>,
-    pub raw_len: u64,
-    pub tar_len: u64,
-    pub index: (u64, u64),
-    pub seek_table: (u64, u64),
-    pub entries: u64,
-    pub min_priority: i32,
-    pub copies_wanted: u8,
-    pub created_ms: u64,
-    /// Nodes that hold the stored bytes of one of its copies, and of which.
-    #[serde(default)]
-    pub staged: BTreeMap<NodeId, CopyId>,
-    /// The lease it was opened under: it is given up with it, unless it is sealed.
-    #[serde(default)]
-    pub lease: Option<u64>,
-}
-
-impl RawSector {
-    pub fn is_sealed(&self) -> bool {
-        self.state == SectorState::Sealed
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CopyState {
-    /// Being written.
-    Open,
-    Stored,
-    /// Given up: its file is to be removed.
-    Abandoned,
-    /// Its bytes are wrong.
-    Damaged,
-    /// Its target no longer has it.
-    Lost,
-}
-
-/// How long and how often a copy has not answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Silent {
-    pub tries: u8,
-    pub first_ms: u64,
-    pub last_ms: u64,
-}
-
-/// A backup sector.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Copy {
-    pub id: CopyId,
-    pub sector: SectorId,
-    pub target: TargetId,
-    pub alias: ZoneAlias,
-    pub state: CopyState,
-    /// Base64 of the used bytes of its header.
-    pub header: String,
-    pub header_hash: Digest,
-    /// Base64 of its data key, sealed to the zone.
-    pub sealed_dek: String,
-    pub stored_len: u64,
-    pub opened_ms: u64,
-    pub stored_ms: u64,
-    /// When its metadata, or all of it, was last found whole.
-    pub verified_ms: Option<u64>,
-    pub read_ms: Option<u64>,
-    /// When segments of it were last read and found right.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audited_ms: Option<u64>,
-    /// Asked for, it did not answer, the last time or times.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub silent: Option<Silent>,
-    /// What was found wrong with it, in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
-    /// The lease under which it is being written.
-    #[serde(default)]
-    pub lease: Option<u64>,
-    /// Number of the checkpoint that no longer needed it: its file stays until its target shows that checkpoint's head.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unneeded: Option<u64>,
-}
-
-impl Copy {
-    pub fn is_stored(&self) -> bool {
-        self.state == CopyState::Stored
-    }
-
-    /// When it was last read whole, or written.
-    pub fn read_or_written_ms(&self) -> u64 {
-        self.read_ms.unwrap_or(0).max(self.stored_ms)
-    }
-
-    /// When it was last proved by its bytes to be there: it was written, or some or all of it was read.
-    pub fn proved_ms(&self) -> u64 {
-        self.audited_ms.unwrap_or(0).max(self.read_or_written_ms())
-    }
-
-    /// True while there is nothing that could be checked.
-    pub fn is_open(&self) -> bool {
-        matches!(self.state, CopyState::Open | CopyState::Abandoned)
-    }
-}
-
 /// The newest head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Head {
@@ -593,6 +508,9 @@ pub struct Head {
     pub sector: SectorId,
     pub checkpoint: CheckpointId,
     pub time_ms: u64,
+    /// The heads with which voters of this generation handed over to others, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handovers: Vec<Handover>,
 }
 
 /// Paths as text where they are UTF-8, else as `{"b64": …}`.

@@ -57,6 +57,17 @@ pub fn name_of(path: &[u8]) -> Option<&str> {
     split(path).map(|(name, _)| name)
 }
 
+/// A dfs path without slashes at its end, and without doubled ones; every other path as it is.
+pub fn one_form(path: &[u8]) -> Vec<u8> {
+    let Some(rest) = path.strip_prefix(SCHEME.as_bytes()) else { return path.to_vec() };
+    // A path without a name stays wrong.
+    if rest.starts_with(b"/") {
+        return path.to_vec();
+    }
+    let parts: Vec<&[u8]> = rest.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
+    [SCHEME.as_bytes(), &parts.join(&b'/')].concat()
+}
+
 /// Whether a source may have this path: absolute, or a dfs path in its one form.
 pub fn is_source_path(path: &[u8]) -> bool {
     if path.contains(&0) || path.len() > PATH_LEN_MAX {
@@ -124,6 +135,15 @@ mod tests {
             "http://media",
         ] {
             assert!(!is_source_path(bad.as_bytes()), "{bad}");
+        }
+        for (given, one) in [
+            ("dfs://media/", "dfs://media"),
+            ("dfs://media//a///", "dfs://media/a"),
+            ("dfs://media/../a/", "dfs://media/../a"),
+            ("dfs:///a/", "dfs:///a/"),
+            ("/a//b/", "/a//b/"),
+        ] {
+            assert_eq!(one_form(given.as_bytes()), one.as_bytes());
         }
         assert_eq!(inside(b"dfs://media/photos"), b"dfs:/media/photos");
         assert_eq!((inside(b"/a/b"), inside(b"/")), (b"a/b".to_vec(), Vec::new()));

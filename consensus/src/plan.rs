@@ -127,6 +127,8 @@ fn copies(
     out: &mut Vec<Work>,
 ) -> BTreeSet<TargetId> {
     let mut lacking = BTreeSet::new();
+    // Where nothing whole is left there is nothing to copy from.
+    wanting.retain(|s| placed.get(&s.id).is_some_and(|c| c.iter().any(|c| c.is_stored())));
     for s in &wanting {
         // A copy that was begun and that nobody goes on with: what is written of it stands.
         let begun = placed.get(&s.id).into_iter().flatten().filter(|c| c.state == CopyState::Open && c.lease.is_none());
@@ -140,11 +142,11 @@ fn copies(
     candidates.sort_by_key(|t| t.reached_by.is_empty());
     let mut shares = Shares::of(PLAN_COPY_MAX, candidates.len());
     let staying = |s: &RawSector| placed.get(&s.id).into_iter().flatten().filter(|c| state.stays(c)).count();
-    wanting.retain(|s| placed.contains_key(&s.id) && staying(s) < usize::from(s.copies_wanted));
+    wanting.retain(|s| staying(s) < usize::from(s.copies_wanted));
     // The fewest copies first, then the most important, then the oldest.
     wanting.sort_by_key(|s| (staying(s), std::cmp::Reverse(s.min_priority), s.created_ms, s.id));
     for s in wanting {
-        let Some(have) = placed.get(&s.id).filter(|c| c.iter().any(|c| c.is_stored())) else { continue };
+        let Some(have) = placed.get(&s.id) else { continue };
         let domain = |id: TargetId| state.targets.get(&id).and_then(|t| t.domain.as_deref());
         let stay = have.iter().filter(|c| state.stays(c));
         let mut used: Vec<(TargetId, Option<&str>)> = stay.map(|c| (c.target, domain(c.target))).collect();

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use zoneward_sectors::crypto::sha256;
 use zoneward_sectors::ids::{
-    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, ZoneAlias, ZoneId,
+    CheckpointId, CopyId, Digest, LayerId, NodeId, SectorId, SourceId, TargetId, TokenId, UserId, ZoneAlias, ZoneId,
 };
 
 use crate::apply::{Outcome, apply};
@@ -13,7 +13,9 @@ use crate::keep::Rules;
 use crate::model::{CheckpointKind, CopyState, Ground, Part, Rebased, Scope, Source, State, TaskStats};
 use crate::policy::{Conditions, Limit, Schedule, Window};
 use crate::reading::{Reading, SnapshotKind};
+use crate::stripes::StripeSet;
 use crate::terms::{Per, Price, Terms};
+use crate::users::{Rights, User, UserKey};
 
 fn bytes(n: u8) -> [u8; 16] {
     let mut b = [0; 16];
@@ -25,7 +27,7 @@ macro_rules! ids {
     ($($name:ident: $id:ident),*) => { $(pub fn $name(n: u8) -> $id { $id(bytes(n)) })* };
 }
 ids!(target: TargetId, source: SourceId, checkpoint: CheckpointId, layer: LayerId, sector: SectorId, copy: CopyId);
-ids!(token: TokenId);
+ids!(token: TokenId, user: UserId);
 
 pub fn node() -> NodeId {
     NodeId(bytes(1))
@@ -35,7 +37,7 @@ pub fn zone() -> ZoneId {
     ZoneId(bytes(9))
 }
 
-fn digest(n: u8) -> Digest {
+pub fn digest(n: u8) -> Digest {
     Digest([n; 32])
 }
 
@@ -97,6 +99,7 @@ pub fn put_source(n: u8, path: &[u8], priority: i32) -> Command {
         last_entries: 0,
         nodes: Vec::new(),
         reading: Reading::default(),
+        write_only: false,
     };
     Command::PutSource { source }
 }
@@ -118,6 +121,7 @@ pub fn open_sector(s: u8, c: u8, system: bool, copies_wanted: u8) -> Command {
         system,
         copies_wanted,
         min_priority: 0,
+        write_only: false,
     }
 }
 
@@ -130,6 +134,7 @@ pub fn open_copy(k: u8, s: u8, t: u8) -> Command {
         header: "aGVhZGVy".into(),
         header_hash: digest(k),
         sealed_dek: "ZGVr".into(),
+        relayed: None,
     }
 }
 
@@ -150,6 +155,7 @@ pub fn seal(s: u8, k: u8, parts: &[(u8, Part)]) -> Command {
         refs: Default::default(),
         copy: copy(k),
         stored_len: 9000,
+        stored_id: Some(digest(k)),
     }
 }
 
@@ -220,11 +226,13 @@ pub fn story() -> Vec<Command> {
     v.extend(backup(1, CheckpointKind::Incremental, 1, true));
     v.extend([
         open_copy(11, 1, 2),
-        Command::StoreCopy { copy: copy(11), stored_len: 9000 },
+        Command::StoreCopy { copy: copy(11), stored_len: 9000, stored_id: Some(digest(11)) },
         open_sector(20, 1, true, 3),
         open_copy(20, 20, 1),
         seal(20, 20, &[]),
         head(1, 20, 1),
+        Command::PublishedPointer { target: target(1), n: 1, hash: digest(9) },
+        Command::Misshown { target: target(1), wrote: digest(9), what: "no head".into() },
         Command::PublishedPointer { target: target(1), n: 1, hash: digest(8) },
         Command::FinishCheckpoint { checkpoint: checkpoint(1) },
         Command::SetTarget { target: target(1), paused: None, owner_key_hash: Some(digest(4)) },
@@ -243,6 +251,8 @@ pub fn story() -> Vec<Command> {
         store(2),
         Command::Verified { copies: vec![copy(1), copy(2)], read: true, sampled: false },
         Command::Audited { results: vec![Audited { copy: copy(1), found: Found::Whole { all: false } }] },
+        Command::SetStripes { sets: vec![StripeSet::new(copy(1), 0, &[[7; 16]; 64])] },
+        Command::SpendStripes { copies: vec![copy(1)] },
         Command::SetAudits { audits: Audits { every_s: 3600, ..Audits::default() } },
         Command::MarkCopy { copy: copy(11), state: CopyState::Lost },
         edit_target(3, Some(true)),
@@ -258,6 +268,7 @@ pub fn story() -> Vec<Command> {
         run_schedule("weekly", 0, 90_000_000, Some(5), &[1]),
         Command::AbandonCheckpoint { checkpoint: checkpoint(5) },
         Command::RemoveSchedule { name: "daily".into() },
+        Command::SetWriteOnly { source: source(2), write_only: true, older: false },
         set_reading(1, "systemctl stop db", 30),
         map_name("media", Some("/mnt/media")),
         put_token(1, 100_000_000),
@@ -279,6 +290,10 @@ pub fn story() -> Vec<Command> {
         Command::AbandonCheckpoint { checkpoint: checkpoint(6) },
         Command::SetMaintenance { reason: Some("a rollback to checkpoint 1".into()) },
         Command::SetMaintenance { reason: None },
+        put_user(1, "ann", &[1]),
+        Command::SetUserKey { user: user(1), key: user_key() },
+        put_user(2, "bob", &[]),
+        Command::RemoveUser { user: user(2) },
     ]);
     v.push(seen_by_its_sender(&v, target(2)));
     v
@@ -311,6 +326,18 @@ pub fn set_terms(t: u8, quota: u64) -> Command {
 pub fn set_reading(s: u8, before: &str, limit_s: u32) -> Command {
     let reading = Reading { before: Some(before.into()), limit_s, snapshot: SnapshotKind::Btrfs, ..Reading::default() };
     Command::SetReading { source: source(s), reading }
+}
+
+pub fn put_user(n: u8, name: &str, sources: &[u8]) -> Command {
+    let sources = sources.iter().map(|s| source(*s)).collect();
+    let rights = Rights { priority_max: if n == 1 { 50 } else { 0 }, ..Rights::default() };
+    let user = User { id: user(n), name: name.into(), added_ms: 0, sources, rights, locked: n == 3, key: None };
+    Command::PutUser { user }
+}
+
+pub fn user_key() -> UserKey {
+    let (public, sign_public) = ("cHVi".to_owned(), "c2ln".to_owned());
+    UserKey { fingerprint: digest(8), public, sign_public, file: "e30=".into(), signer: "c2VhbGVk".into() }
 }
 
 pub fn map_name(name: &str, path: Option<&str>) -> Command {
@@ -367,6 +394,8 @@ pub fn any_command() -> impl Strategy<Value = Command> {
         1 => (n(), "[ab]?", 0u32..3).prop_map(|(s, c, limit)| set_reading(s, &c, limit)),
         1 => ("[ab]", proptest::option::of("/?[ab]?")).prop_map(|(name, path)| map_name(&name, path.as_deref())),
         1 => n().prop_map(|s| Command::RemoveSource { source: source(s) }),
+        1 => (n(), "[ab]", proptest::collection::vec(n(), 0..2)).prop_map(|(u, name, s)| put_user(u, &name, &s)),
+        1 => n().prop_map(|u| Command::RemoveUser { user: user(u) }),
         1 => (n(), 0u64..3).prop_map(|(t, e)| put_token(t, 2_000 * e)),
         1 => n().prop_map(|t| Command::RemoveToken { token: token(t) }),
         1 => n().prop_map(|n| Command::SetMaintenance { reason: (n == 0).then(|| "a rollback".to_owned()) }),
@@ -394,11 +423,15 @@ pub fn any_command() -> impl Strategy<Value = Command> {
             seal(s, k, &parts.iter().map(|(l, s, p)| (*l, part(*s, *p))).collect::<Vec<_>>())
         }),
         1 => n().prop_map(|s| Command::AbandonSector { sector: sector(s) }),
-        1 => n().prop_map(|k| Command::StoreCopy { copy: copy(k), stored_len: 1 }),
+        1 => n().prop_map(|k| Command::StoreCopy { copy: copy(k), stored_len: 1, stored_id: None }),
         1 => n().prop_map(|k| Command::AbandonCopy { copy: copy(k) }),
         1 => (n(), state).prop_map(|(k, state)| Command::MarkCopy { copy: copy(k), state }),
         1 => (n(), any::<bool>()).prop_map(|(k, read)| Command::Verified { copies: vec![copy(k)], read, sampled: !read }),
         1 => (n(), found).prop_map(|(k, found)| Command::Audited { results: vec![Audited { copy: copy(k), found }] }),
+        1 => (n(), 0u32..3).prop_map(|(k, first)| Command::SetStripes {
+            sets: vec![StripeSet::new(copy(k), first, &[[1; 16]; 64])],
+        }),
+        1 => n().prop_map(|k| Command::SpendStripes { copies: vec![copy(k)] }),
         1 => (n(), 0u8..4).prop_map(|(s, copies)| Command::RaiseCopies { sectors: vec![sector(s)], copies }),
         4 => (n(), n()).prop_map(|(c, s)| finish_task(c, s)),
         4 => n().prop_map(store),

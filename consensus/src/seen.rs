@@ -8,6 +8,7 @@ use crate::audits::Audits;
 use crate::command::Command;
 use crate::model::{Checkpoint, CheckpointId, Digest, Node, Source, State, Target};
 use crate::policy::{Conditions, Limit, Policy, Schedule};
+use crate::users::User;
 
 /// Plain values in a fixed order: their JSON is the same on every node.
 fn digest(settings: &impl Serialize) -> Digest {
@@ -17,7 +18,9 @@ fn digest(settings: &impl Serialize) -> Digest {
 
 pub fn of_source(s: &Source) -> Digest {
     let Source { id, path, priority, copies, excludes, exclude_caches, one_file_system, nodes, reading, .. } = s;
-    digest(&(id, path, priority, copies, excludes, exclude_caches, one_file_system, nodes, reading))
+    let settings = (id, path, priority, copies, excludes, exclude_caches, one_file_system, nodes, reading);
+    // As it was before there were such sources, where it is none.
+    if s.write_only { digest(&(settings, "write-only")) } else { digest(&settings) }
 }
 
 pub fn of_target(t: &Target) -> Digest {
@@ -62,6 +65,12 @@ pub fn of_retention(p: &Policy) -> Digest {
     digest(&("retention", &p.retention, p.grace_s))
 }
 
+/// What is set of him, and which key is his.
+pub fn of_user(u: &User) -> Digest {
+    let User { id, name, sources, rights, locked, key, .. } = u;
+    digest(&("user", id, name, sources, rights, locked, key.as_ref().map(|k| k.fingerprint)))
+}
+
 pub fn of_limits(all: &[Limit]) -> Digest {
     digest(&("limits", all))
 }
@@ -70,9 +79,9 @@ pub fn of_limits(all: &[Limit]) -> Digest {
 pub fn before(state: &State, command: &Command) -> Option<Digest> {
     match command {
         Command::PutSource { source } => state.sources.get(&source.id).map(of_source),
-        Command::RemoveSource { source } | Command::SetReading { source, .. } => {
-            state.sources.get(source).map(of_source)
-        }
+        Command::RemoveSource { source }
+        | Command::SetReading { source, .. }
+        | Command::SetWriteOnly { source, .. } => state.sources.get(source).map(of_source),
         Command::SetTarget { target, .. }
         | Command::SetCredentials { target, .. }
         | Command::SetTerms { target, .. }
@@ -87,6 +96,8 @@ pub fn before(state: &State, command: &Command) -> Option<Digest> {
         Command::SetAudits { .. } => Some(of_audits(&state.policy.audits)),
         Command::SetRetention { .. } | Command::SetGrace { .. } => Some(of_retention(&state.policy)),
         Command::SetLimits { .. } => Some(of_limits(&state.policy.limits)),
+        Command::PutUser { user } => state.users.get(&user.id).map(of_user),
+        Command::SetUserKey { user, .. } | Command::RemoveUser { user } => state.users.get(user).map(of_user),
         Command::SetNode { node, .. } => state.nodes.get(node).map(of_node),
         _ => None,
     }

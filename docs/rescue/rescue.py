@@ -409,16 +409,60 @@ class Sectors:
 
 # ---- the head and the state (§6, §8) ----------------------------------------------------------------------------
 
+def head_signers(owner, text, signatures):
+    """Ids of the nodes with the owner's certificate whose signature of this head is right."""
+    signers = set()
+    for s in signatures[:16]:
+        try:
+            certificate = unb64(need(s, "certificate", str))
+            verify(owner.node_key(certificate), unb64(need(s, "signature", str)), b"zoneward/1 head" + text, "head")
+            signers.add(certificate[8:24].hex())
+        except Bad:
+            pass
+    return signers
+
+
+def check_voters(owner, vouched, head, signers):
+    """Follows the voters from the owner's word to this head (§8)."""
+    def most(voters, by):
+        return 2 * len(voters & by) > len(voters)
+
+    def voters_of(said):
+        ids = need(said, "voters", list)
+        check(ids and all(isinstance(i, str) for i in ids), "the voters are odd")
+        return set(ids)
+
+    first, generation = hex_id(vouched, "node"), number(need(vouched, "generation", int), 0, 2**32 - 1)
+    word = b"zoneward/1 recover quorum" + bytes.fromhex(hex_id(vouched, "zone")) + generation.to_bytes(4, "little")
+    verify(owner.sign_public, unb64(vouched.get("signature")), word + bytes.fromhex(first), "the owner's word for the voters")
+    speak, last = {first}, 0
+    for h in need(vouched, "handovers", list)[:128]:
+        text = need(h, "payload", str).encode()
+        said, by = parse(text), head_signers(owner, text, need(h, "signatures", list))
+        voters = voters_of(said)
+        check(need(said, "n", int) > last and said.get("generation") == generation and most(speak, by) and most(voters, by),
+              "the voters did not hand over as the head says")
+        speak, last = voters, said["n"]
+    check(head.get("generation") == generation and need(head, "n", int) >= last
+          and voters_of(head) == speak and most(speak, signers), "most of the zone's voters did not sign it")
+
+
 def system_sectors(sectors, tell):
     """System sectors to try, best first: the one that the signed head names, then all others by their time."""
     path = os.path.join(sectors.folder, "pointer.json")
     try:
         head = parse(small_file(path))
-        check(head.get("format") == 1, "unknown format")
+        check(head.get("format") in (1, 2), "unknown format")
         text = need(head, "payload", str).encode()
-        node = sectors.owner.node_key(unb64(head.get("certificate")))
-        verify(node, unb64(head.get("signature")), b"zoneward/1 head" + text, "head")
+        signed = [head] if head["format"] == 1 else need(head, "signatures", list)
+        signers = head_signers(sectors.owner, text, signed)
+        check(signers, "no node of this owner signed it")
+        vouched = head.get("vouched")
         head = parse(text)
+        if vouched is None:
+            tell.say("the head is signed by %d node(s); nothing shows that most voters agreed" % len(signers))
+        else:
+            check_voters(sectors.owner, vouched, head, signers)
         why = Absent("no copy of the newest system sector is here")
         for copy in need(head, "copies", list):
             if os.path.lexists(sectors.path(hex_id(copy, "copy"))):
@@ -426,7 +470,8 @@ def system_sectors(sectors, tell):
                     sector = sectors.open(sectors.path(copy["copy"]))
                     check(sector.hash.hex() == copy.get("header_hash") and sector.id == head.get("sector")
                           and sector.trailer.get("raw_id") == head.get("raw_id"), sector.path + " is not what it names")
-                    tell.say("head %d, written %s, signature good" % (need(head, "n", int), day(head.get("time_ms"))))
+                    tell.say("head %d, written %s, %d signature(s) good"
+                             % (need(head, "n", int), day(head.get("time_ms")), len(signers)))
                     yield sector
                     why = Bad("the newest system sector cannot be used")
                 except Bad as e:

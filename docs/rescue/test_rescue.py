@@ -475,6 +475,52 @@ class Rescue(unittest.TestCase):
             self.zone.save("pointer.json", text)
             self.assertEqual(self.run_it("--list", write=False)[0], 5)
 
+    def test_head_of_several_voters(self):
+        """The owner vouched for voter a; a handed over to a, b, c; two of those sign."""
+        path = os.path.join(self.zone.dir, "pointer.json")
+        with open(path) as file:
+            payload = json.loads(json.load(file)["payload"])
+        keys = {c: ed25519.Ed25519PrivateKey.generate() for c in "abcd"}
+        ids = {c: (c * 16).encode().hex() for c in "abcd"}
+
+        def signed(said, by):
+            text = json.dumps(said)
+            cards = []
+            for c in by:
+                body = struct.pack("<HHI", 1, 0, 1) + bytes.fromhex(ids[c]) + public(keys[c]) + public(SIGN)
+                card = body + SIGN.sign(b"zoneward/1 node certificate" + body)
+                cards.append({"certificate": b64(card), "signature": b64(keys[c].sign(b"zoneward/1 head" + text.encode()))})
+            return {"payload": text, "signatures": cards}
+
+        def pointer(by, handed="ab", owner=SIGN, voters="abc", n=2, generation=7):
+            word = b"zoneward/1 recover quorum" + bytes.fromhex(ZONE) + (7).to_bytes(4, "little") + bytes.fromhex(ids["a"])
+            said = {"generation": generation, "voters": [ids[c] for c in voters]}
+            first = {**payload, "n": 1, "generation": 7, "voters": [ids[c] for c in "abc"]}
+            return {"format": 2, **signed({**payload, **said, "n": n}, by),
+                    "vouched": {"zone": ZONE, "generation": 7, "node": ids["a"], "signature": b64(owner.sign(word)),
+                                "handovers": [signed(first, handed)]}}
+
+        self.zone.save("pointer.json", json.dumps(pointer("bc")))
+        code, err, _ = self.run_it()
+        self.assertEqual((code, self.content()), (0, GOOD), err)
+        self.assertIn("2 signature(s) good", err)
+        stranger = ed25519.Ed25519PrivateKey.generate()
+        odd = pointer("bc")
+        odd["vouched"]["handovers"] = [5]
+        many = pointer("bc")
+        many["vouched"]["generation"] = 1 << 70
+        for bad in (pointer("b"), pointer("bb"), pointer("bd"), pointer("bc", handed="bc"), pointer("bc", handed="a"),
+                    pointer("bc", owner=stranger), pointer("bcd", voters="bcd"), pointer("bc", n=0),
+                    pointer("bc", generation=8), odd, many):
+            self.zone.save("pointer.json", json.dumps(bad))
+            code, err, _ = self.run_it()
+            self.assertEqual((code, self.content()), (5, GOOD), err)
+        # Without the owner's word one signature is taken, and told.
+        self.zone.save("pointer.json", json.dumps({**pointer("c"), "vouched": None}))
+        code, err, _ = self.run_it()
+        self.assertEqual((code, self.content()), (0, GOOD), err)
+        self.assertIn("nothing shows that most voters agreed", err)
+
     def test_stranger_cannot_add_a_sector(self):
         """Anybody who knows the owner's public key can seal; only a node that the owner certified may speak."""
         stranger = ed25519.Ed25519PrivateKey.generate()

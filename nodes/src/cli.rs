@@ -4,6 +4,7 @@ mod keep;
 mod rollback;
 mod schedule;
 mod target;
+mod user;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ pub use keep::*;
 pub use rollback::*;
 pub use schedule::*;
 pub use target::*;
+pub use user::*;
 
 /// Encrypted backups of a zone, on targets you need not trust.
 #[derive(Debug, Parser)]
@@ -39,6 +41,9 @@ pub struct Global {
     /// File whose first line is the passphrase (or set ZONEWARD_PASSPHRASE, or answer the prompt)
     #[arg(long, global = true, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
+    /// Read what only the owner can: asks for the passphrase, or the 24 words. For sources that are write-only
+    #[arg(long, global = true)]
+    pub with_owner_key: bool,
     /// Answer as JSON: one document, or one line an event (docs/cli.md lists the shapes)
     #[arg(long, global = true)]
     pub json: bool,
@@ -123,6 +128,9 @@ pub enum Command {
     /// The owner's keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Users: whose sources are whose; one user's data from zone to zone
+    #[command(subcommand)]
+    User(UserCommand),
     /// Tokens that let programs use the REST API
     #[command(subcommand)]
     Token(TokenCommand),
@@ -394,6 +402,11 @@ pub enum SourceCommand {
         /// Path or id
         source: std::ffi::OsString,
     },
+    /// Of a write-only source, forget also the keys of what was stored before; only the owner can read it then
+    ForgetKeys {
+        /// Path or id
+        source: std::ffi::OsString,
+    },
     /// Stop backing a source up; what is stored stays
     Remove {
         /// Path or id
@@ -421,6 +434,12 @@ pub struct SourceArgs {
     /// A node that can read it (repeat it) [default: this node]
     #[arg(long, value_name = "NODE")]
     pub node: Vec<String>,
+    /// From now on the zone forgets the keys of what it stored of it: restoring asks for the owner's key
+    #[arg(long, conflicts_with = "zone_readable")]
+    pub write_only: bool,
+    /// From now on the zone can read what it stores of it: the default
+    #[arg(long)]
+    pub zone_readable: bool,
     #[command(flatten)]
     pub reading: ReadingArgs,
 }
@@ -600,8 +619,28 @@ pub enum NodeCommand {
         #[arg(short, long)]
         yes: bool,
     },
-    /// Put a new node in the place of an old one
-    Replace { old: String, new: String },
+    /// Put a new node in the place of an old one: what the old one alone could read, the new one reads
+    Replace {
+        old: String,
+        new: String,
+        /// The old one stays, on standby: it keeps what it has and takes no work, until it is wiped
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Let a node keep what it has and take no work: another took its place
+    Standby {
+        node: String,
+        /// It takes work again
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Have a node on standby delete its keys and all it keeps of the zone, and take it out
+    Wipe {
+        node: String,
+        /// Its name, again: it cannot be taken back
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
+    },
     /// Call a node something else
     Rename { node: String, name: String },
 }

@@ -9,6 +9,7 @@ mod look;
 mod make;
 mod mount;
 mod node;
+mod node_out;
 mod prune;
 mod quorum;
 mod recover;
@@ -27,7 +28,12 @@ mod things;
 mod token;
 mod trial;
 mod up;
+mod user;
+mod user_export;
+mod user_import;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use clap::CommandFactory;
@@ -69,6 +75,10 @@ pub(crate) fn home(g: &Global) -> Result<PathBuf, Failure> {
 
 /// Opens the zone: by way of the daemon that serves the home, if one does, else itself.
 pub(crate) fn open(g: &Global) -> Result<Zone, Failure> {
+    with_owner(g, open_home(g)?)
+}
+
+fn open_home(g: &Global) -> Result<Zone, Failure> {
     let dir = home(g)?;
     match Zone::open(&dir) {
         Err(ZoneError::Home(HomeError::Busy { .. })) if serving(g).is_some() => {
@@ -99,6 +109,15 @@ pub(crate) fn open(g: &Global) -> Result<Zone, Failure> {
             Ok(zone)
         }
     }
+}
+
+/// With the owner's keys, if they are asked for.
+fn with_owner(g: &Global, mut zone: Zone) -> Result<Zone, Failure> {
+    if g.with_owner_key {
+        let unlocked = keys::unlock(g, &zone)?;
+        zone.use_owner_keys(unlocked.keys);
+    }
+    Ok(zone)
 }
 
 /// The daemon that serves the home, if one does.
@@ -156,6 +175,7 @@ pub fn run(cli: Cli) -> Result<i32, Failure> {
         Command::Target(c) => things::target(g, out, c),
         Command::Schedule(c) => schedule::schedule(g, out, c),
         Command::Key(c) => keys::key(g, out, c),
+        Command::User(c) => user::user(g, out, c),
         Command::Token(c) => token::token(g, out, c),
         Command::Try(a) => trial::trial(g, out, &a),
         Command::Completions { shell } => {
@@ -185,7 +205,7 @@ First steps
   zoneward restore latest --to ~/restored     get it back
 
 Look      status · checkpoints · ls · find · diff · cat
-Keep      backup · check · source · target · sector · forget · prune · retention
+Keep      backup · check · source · target · sector · user · forget · prune · retention
 Recover   restore · rollback · mount · recover · key
 Programs  token (the REST API of zoneward up)
 Other     completions · man · --help
@@ -249,7 +269,7 @@ pub(crate) fn as_stored(path: &std::path::Path) -> Result<PathBuf, Failure> {
     use std::path::Component;
     let (mut plain, path) = (PathBuf::new(), absolute(path)?);
     if path.as_os_str().as_encoded_bytes().starts_with(zoneward_consensus::names::SCHEME.as_bytes()) {
-        return Ok(path);
+        return Ok(PathBuf::from(OsString::from_vec(zoneward_consensus::names::one_form(path.as_os_str().as_bytes()))));
     }
     for part in path.components() {
         match part {

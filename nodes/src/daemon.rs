@@ -5,7 +5,7 @@ pub mod local;
 mod socket;
 
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -19,13 +19,18 @@ use zoneward_actors::errors::ZoneError;
 use zoneward_actors::home::{Home, next_incarnation};
 use zoneward_actors::join::{Introduction, identity};
 use zoneward_actors::node::Node;
+use zoneward_actors::wipe;
 use zoneward_actors::zone::ZoneParts;
+use zoneward_consensus::command::Command;
 use zoneward_consensus::store::Store;
 
 use crate::errors::{Failure, exit};
 
 /// Where nodes talk to each other unless something else is said.
 pub const LISTEN: &str = "0.0.0.0:7441";
+
+/// How long a node that wiped its home tries to tell the zone.
+const LAST_WORD: Duration = Duration::from_secs(30);
 
 /// How a daemon is to run.
 #[derive(Clone, Debug)]
@@ -122,6 +127,27 @@ impl Daemon {
     /// How its actors do.
     pub fn health(&self) -> zoneward_actors::engine::HealthBoard {
         self.engine.health_board()
+    }
+
+    /// Whether the zone wants this home wiped.
+    pub fn is_to_be_wiped(&self) -> bool {
+        self.node.cluster.view().nodes.get(&self.node.id()).is_some_and(|n| n.wipe.is_some())
+    }
+
+    /// Wipes the home, and answers whether the zone heard of it, and what lies there besides. Cut anywhere, the next start
+    /// goes on.
+    pub fn wipe(mut self, dir: &Path) -> Result<(bool, Vec<PathBuf>), Failure> {
+        wipe::begin(&self._home)?;
+        // From here on nobody works here who could put something back.
+        self.engine.stop();
+        if let Some((handle, thread)) = self.server.take() {
+            drop(handle.stop(true));
+            let _ = thread.join();
+        }
+        wipe::secrets(dir)?;
+        let told = self.node.cluster.say_last(&Command::Wiped {}, LAST_WORD).is_ok();
+        drop(self);
+        Ok((told, wipe::finish(dir)?))
     }
 
     /// Ends by itself when the node can no longer take part; the text says why.

@@ -8,6 +8,7 @@ pub mod cli;
 mod commands;
 pub mod daemon;
 pub mod errors;
+mod full;
 mod interrupt;
 pub mod kit;
 mod output;

@@ -7,6 +7,7 @@ use zoneward_consensus::apply::Refusal;
 use zoneward_consensus::model::NoSuchCheckpoint;
 use zoneward_consensus::store::StoreError;
 use zoneward_sectors::restore::RestoreError;
+use zoneward_sectors::sector_reader::SectorReadError;
 use zoneward_targets::{Retry, TargetError};
 use zoneward_transport::identity::IdentityError;
 
@@ -25,6 +26,8 @@ impl From<HomeError> for Failure {
             }
             HomeError::Busy { pid, .. } => Failure::new(1003, exit::BUSY, e.to_string())
                 .help(format!("wait until it is done (ps -p {pid} shows it); nothing needs to be unlocked")),
+            HomeError::Wiping(_) => Failure::new(2042, exit::REFUSED, e.to_string())
+                .help("zoneward up finishes it; then the folder can be removed, or used to join a zone as a new node"),
             HomeError::Io { .. } => Failure::new(1004, exit::FAILED, chain(&e))
                 .help("mend what it says (rights? a full disk?), then run it again"),
         }
@@ -42,7 +45,7 @@ impl From<ZoneError> for Failure {
             ZoneError::Store(StoreError::Clustered(_)) => Failure::new(2035, exit::REFUSED, text)
                 .help("its nodes decide together: zoneward up, then this command again"),
             ZoneError::Store(StoreError::Refused(Refusal::Maintenance)) => in_maintenance(text),
-            ZoneError::Store(StoreError::Refused(_)) => Failure::new(1201, exit::REFUSED, text),
+            ZoneError::Store(StoreError::Refused(_)) => refused(text),
             ZoneError::Store(StoreError::Damaged(_)) => Failure::new(1202, exit::DAMAGE, text)
                 .help("the zone can be rebuilt from a target and the recovery kit: docs/rescue/README.md"),
             ZoneError::Store(_) => Failure::new(1203, exit::FAILED, text),
@@ -55,6 +58,8 @@ impl From<ZoneError> for Failure {
                 .help("is another program listening there? zoneward up --listen ADDR"),
             ZoneError::SecretAway { .. } => Failure::new(2036, exit::FAILED, text)
                 .help("start another node of the zone: zoneward node ls shows who answers. Nothing was changed"),
+            ZoneError::Unsigned { .. } => Failure::new(2038, exit::FAILED, text)
+                .help("start the zone's daemons: zoneward node ls shows who answers. It is published then"),
             ZoneError::LeaseEnded => Failure::new(2034, exit::FAILED, text),
             ZoneError::Target(t) => from_target(&t),
             ZoneError::NoTarget(_) => Failure::new(1302, exit::TARGET, text)
@@ -65,6 +70,7 @@ impl From<ZoneError> for Failure {
             | ZoneError::Snapshot { .. }
             | ZoneError::NotAllowed { .. }
             | ZoneError::Unmapped { .. } => of_source(&e),
+            ZoneError::OwnerOnly(_) => Failure::new(1691, exit::REFUSED, text).help(OWNER_KEY),
             ZoneError::Exposed(_) => Failure::new(1105, exit::REFUSED, text),
             ZoneError::OlderHome { .. } => Failure::new(1206, exit::REFUSED, text).help(
                 "put the newer home back; what is newer can be restored from the target: docs/rescue/README.md. If this home \
@@ -83,6 +89,12 @@ impl From<ZoneError> for Failure {
                 .help("run it again: it goes on where sealed work ended"),
             ZoneError::Restore(RestoreError::Interrupted) => ZoneError::Interrupted.into(),
             e if e.is_damage() => Failure::new(1501, exit::DAMAGE, text).help("zoneward check names what is damaged"),
+            // It stands among what is said of each copy.
+            ZoneError::Catalogs(_) | ZoneError::Read(_) | ZoneError::NoCopy(_)
+                if is_owners(&text) =>
+            {
+                Failure::new(1691, exit::REFUSED, text).help(OWNER_KEY)
+            }
             ZoneError::Catalogs(_) | ZoneError::Read(_) | ZoneError::NoCopy(_) => {
                 Failure::new(1503, exit::TARGET, text)
                     .help("nothing is known to be damaged: try again when the target, or its disk, can be read")
@@ -96,6 +108,15 @@ impl From<ZoneError> for Failure {
     }
 }
 
+/// What opens what the zone cannot.
+pub(crate) const OWNER_KEY: &str =
+    "add --with-owner-key: it asks for the passphrase, or the 24 words of the recovery kit";
+
+/// Whether an error tells, somewhere, that only the owner's key opens what is asked for.
+pub(crate) fn is_owners(text: &str) -> bool {
+    text.contains(&SectorReadError::OwnerOnly.to_string())
+}
+
 /// Sources that are half of one state and half of another are not backed up.
 pub fn in_maintenance(why: String) -> Failure {
     Failure::new(1656, exit::REFUSED, "nothing is backed up now")
@@ -103,12 +124,17 @@ pub fn in_maintenance(why: String) -> Failure {
         .help("zoneward rollback on that node shows how it stands, and how it ends")
 }
 
+/// What the zone's state speaks against.
+fn refused(text: String) -> Failure {
+    Failure::new(1201, exit::REFUSED, text).help("nothing was changed; zoneward status shows how the zone stands")
+}
+
 /// A command that did not come through.
 fn of_command(e: &CommandError) -> Failure {
     let text = chain(e);
     match e {
         CommandError::Refused { code, .. } if code == Refusal::Maintenance.code() => in_maintenance(text),
-        CommandError::Refused { .. } => Failure::new(1201, exit::REFUSED, text),
+        CommandError::Refused { .. } => refused(text),
         CommandError::NoLeader => Failure::new(2031, exit::FAILED, text),
         CommandError::Unknown => Failure::new(2032, exit::FAILED, text),
         CommandError::Busy | CommandError::Decode(_) | CommandError::Stopped(_) => {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
+mod wait;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -350,7 +351,7 @@ fn data_sectors(target: &std::path::Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn a_backup_that_builds_on_lost_sectors_says_so() {
+fn what_nothing_is_left_of_is_stored_anew_by_the_next_backup() {
     let b = Bench::new();
     b.init();
     fs::write(b.path("src/a"), bench::noise(1, 600_000)).unwrap();
@@ -358,10 +359,16 @@ fn a_backup_that_builds_on_lost_sectors_says_so() {
     for sector in data_sectors(&b.path("target")) {
         fs::write(sector, b"").unwrap();
     }
-    b.expect(5, &["check"]);
-    assert!(b.expect(3, &["backup"]).contains("backup --full"));
-    b.expect(0, &["backup", "--full"]);
+    assert!(b.expect(5, &["check"]).contains("stores anew what is still in its source"));
+    // The source has it still: it is read again, and that is said.
+    let said = b.expect(0, &["backup"]);
+    assert!(said.contains("no whole copy is left") && said.contains("stored again"), "{said}");
+    assert!(said.contains("0 new, 0 changed, 0 gone"), "the files themselves are as they were: {said}");
+    assert!(b.expect(5, &["check"]).contains("the newest checkpoint is not concerned"));
     b.expect(0, &["restore", "latest", "--to", "out", "--verify"]);
+    assert_eq!(bench::tree(&b.path("src")), bench::tree(&b.restored("out")));
+    assert!(!b.expect(0, &["backup"]).contains("no whole copy"));
+    b.expect(5, &["restore", "1", "--to", "then"]);
 }
 
 #[test]

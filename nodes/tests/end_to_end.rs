@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 mod bench;
+mod wait;
 
 use bench::{Bench, fill, noise, tree};
 
@@ -58,7 +59,7 @@ fn a_changed_byte_is_named_and_never_restored() {
         (&5.into(), &6.into()),
         "{status}"
     );
-    assert_eq!(status["reliability"]["commands"][0], "zoneward backup --full", "{status}");
+    assert_eq!(status["reliability"]["commands"][0], "zoneward backup", "{status}");
     let said = b.expect(5, &["restore", "latest", "--to", "out"]);
     assert!(said.contains("NOT restored"), "{said}");
     for (path, .., content) in tree(&b.restored("out")).into_iter().filter(|e| !e.5.is_empty()) {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::fs;

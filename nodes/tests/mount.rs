@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -479,5 +480,27 @@ fn it_works_beside_a_daemon_and_after_a_fire() {
     let mut recover = b.command(&["recover", "--target", "target", "--state-only"]);
     assert!(recover.env("ZONEWARD_PASSPHRASE", words).status().unwrap().success());
     let m = mount(&b, "mnt", &[]);
+    same(&b.path("src"), &m.latest(&b.path("src")), &mut BTreeMap::new());
+}
+
+#[test]
+fn what_only_the_owner_reads_is_listed_and_said_and_read_with_the_owners_key() {
+    let Some(b) = bench() else { return };
+    fs::write(b.path("src/secret"), noise(1, 300_000)).unwrap();
+    fs::create_dir(b.path("open")).unwrap();
+    fs::write(b.path("open/file"), noise(2, 300_000)).unwrap();
+    b.expect(0, &["source", "add", "src", "--write-only"]);
+    b.expect(0, &["source", "add", "open"]);
+    b.expect(0, &["backup"]);
+    let m = mount(&b, "mnt", &[]);
+    assert!(m.errors().contains("write-only") && m.errors().contains("--with-owner-key"), "{}", m.errors());
+    let shown = m.latest(&b.path("src"));
+    assert_eq!(names(&shown), names(&b.path("src")));
+    assert_eq!(fs::read(shown.join("secret")).unwrap_err().raw_os_error(), Some(5));
+    // That says nothing of its target: what others may read is read.
+    assert!(fs::read(m.latest(&b.path("open/file"))).unwrap() == noise(2, 300_000));
+    drop(m);
+    let m = mount(&b, "mnt2", &["--with-owner-key"]);
+    assert_eq!(m.errors(), "");
     same(&b.path("src"), &m.latest(&b.path("src")), &mut BTreeMap::new());
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
+mod wait;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -182,7 +183,8 @@ fn files_come_back_to_their_places_a_part_first() {
     assert!(all.contains("a part is back"), "{all}");
     assert_eq!(fs::read(&only).unwrap(), b"first");
     assert!(!o.b.path("photos").exists() && o.b.expect(4, &["backup"]).contains("ZW-1612"));
-    assert!(o.recover(1, &["--in-place", "--only", "/nowhere"]).contains("ZW-1602"));
+    let all = o.recover(1, &["--in-place", "--only", "/nowhere"]);
+    assert!(all.contains("ZW-1602") && all.contains("is here and stays"), "{all}");
     let all = o.recover(0, &["--in-place"]);
     assert!(all.contains("works as before"), "{all}");
     assert_eq!((tree(&o.b.path("src")), tree(&o.b.path("photos"))), (src, photos));
@@ -241,6 +243,35 @@ fn heads_that_nobody_certified_are_not_believed() {
         o.lose();
         fs::remove_dir_all(o.b.path("out")).unwrap();
     }
+    // What stands in its place cannot even be read.
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    let all = o.recover(0, &["--target", "one", "--to", "out"]);
+    assert!(all.contains("does not let its head be read"), "{all}");
+    assert_eq!(tree(&o.below("out", "src")), tree(&o.b.path("src")));
+    // A target that is not there is still called that.
+    o.lose();
+    o.away("one");
+    let all = o.recover(7, &["--target", "one", "--to", "out"]);
+    assert!(!all.contains("ZW-1616"), "{all}");
+}
+
+#[test]
+fn a_target_that_was_set_back_is_named_before_it_gets_the_newest_head() {
+    let o = Owner::new();
+    let old = fs::read(pointer(&o.b.path("two"))).unwrap();
+    fs::write(o.b.path("src/a"), b"second").unwrap();
+    o.b.expect(0, &["backup"]);
+    fs::write(pointer(&o.b.path("two")), old).unwrap();
+    fs::write(o.b.path("src/a"), b"third").unwrap();
+    let said = o.b.expect(3, &["backup"]);
+    assert!(said.contains("target-2 showed head 1, older than the head 2"), "{said}");
+    assert!(o.b.expect(0, &["target", "ls"]).contains("it showed head 1"));
+    assert!(o.b.expect(0, &["status"]).contains("it was set back, or lost it"));
+    let shown: Value = serde_json::from_slice(&fs::read(pointer(&o.b.path("two"))).unwrap()).unwrap();
+    assert!(shown["payload"].as_str().unwrap().contains("\"n\":3"), "{shown}");
+    o.b.expect(0, &["backup"]);
+    o.b.expect(0, &["check", "--read-data"]);
 }
 
 #[test]
@@ -283,8 +314,9 @@ fn system_data_that_is_damaged_here_is_taken_from_elsewhere_or_an_older_one_is_a
     assert!(all.contains("newest checkpoint 2") && all.contains("cannot be read there"), "{all}");
     o.lose();
     o.away("two");
-    let all = o.recover(0, &["--target", "one", "--to", "out"]);
+    let all = o.recover(3, &["--target", "one", "--to", "out"]);
     assert!(all.contains("newest checkpoint 1") && all.contains("cannot be read there"), "{all}");
+    assert!(all.contains("of an older state") && !all.contains("all files are back"), "{all}");
     o.b.expect(0, &["recover", "--finish"]);
     assert!(o.b.expect(4, &["backup"]).contains("ZW-1206"));
     // Two copies are wanted and one target is there: done, but not complete.

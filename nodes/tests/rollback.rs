@@ -3,6 +3,7 @@
 
 mod bench;
 mod fleet;
+mod wait;
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};

@@ -3,12 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod wait;
+
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use wait::until;
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -116,14 +120,6 @@ fn sh(text: &str) {
     assert!(o.status.success(), "{text}: {}", String::from_utf8_lossy(&o.stderr));
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{what} takes too long");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn a_command_that_fails_stops_its_source_and_no_other() {
     let b = Bench::new();
@@ -211,6 +207,9 @@ fn a_dfs_name_is_what_is_stored_wherever_it_lies() {
     b.expect(2, &["dfs", "map", "me dia", "mnt"]);
     b.expect(0, &["dfs", "map", "dfs://media", "mnt"]);
     b.expect(2, &["source", "add", "dfs://media/../photos"]);
+    // Slashes at the end and doubled ones mean nothing.
+    b.expect(0, &["source", "add", "dfs://media//photos/", "--exclude", "*.tmp"]);
+    b.expect(0, &["source", "set", "dfs://media/photos/", "--hook-limit", "60"]);
     b.expect(0, &["source", "add", "dfs://media/photos", "--exclude", "*.tmp"]);
     fs::write(b.path("mnt/photos/x.tmp"), b"x").unwrap();
     assert_eq!(b.backup().0, 0);
@@ -273,7 +272,7 @@ fn a_btrfs_source_is_read_from_a_snapshot_that_is_removed() {
     // A run that is killed while it has one.
     b.expect(0, &["source", "set", data.to_str().unwrap(), "--after", "test -e /nowhere || sleep 20"]);
     let mut cut = b.command(&["backup"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    until("the snapshot", || snapshots() == 1);
+    until("the snapshot", || (snapshots() == 1).then_some(()));
     cut.kill().unwrap();
     cut.wait().unwrap();
     assert_eq!(snapshots(), 1, "nobody was left to remove it");

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod fleet;
+mod wait;
 
 use std::fs;
 use std::io::Read;
@@ -13,15 +14,6 @@ use std::process::Stdio;
 
 use fleet::{Zone, fill, same, text, until};
 use serde_json::Value;
-
-/// A zone of three daemons that all vote.
-fn three() -> Zone {
-    let mut zone = Zone::new();
-    zone.join(1, "second");
-    zone.join(2, "third");
-    until("three votes", || (zone.voters(0) == 3).then_some(()));
-    zone
-}
 
 /// The secrets in a home: epoch and text of each.
 fn secrets(zone: &Zone, i: usize) -> Vec<(u64, String)> {
@@ -52,7 +44,7 @@ fn restores(zone: &Zone, i: usize, checkpoint: &str, to: &str, source: &Path) {
 
 #[test]
 fn who_is_removed_knows_nothing_of_what_comes_after() {
-    let mut zone = three();
+    let mut zone = Zone::three();
     let source = zone.path("source");
     fill(&source, 1);
     backup(&zone, 0, &source);
@@ -117,7 +109,7 @@ fn who_is_removed_knows_nothing_of_what_comes_after() {
 
 #[test]
 fn commands_around_a_source_run_where_it_is_read_and_only_where_they_are_allowed() {
-    let mut zone = three();
+    let mut zone = Zone::three();
     let (source, log) = (zone.path("source"), zone.path("log"));
     fill(&source, 1);
     let path = source.to_str().unwrap();
@@ -147,7 +139,7 @@ fn commands_around_a_source_run_where_it_is_read_and_only_where_they_are_allowed
 
 #[test]
 fn a_dfs_name_lies_elsewhere_on_each_node_and_any_of_them_goes_on() {
-    let mut zone = three();
+    let mut zone = Zone::three();
     let share = zone.path("share");
     fill(&share.join("photos"), 1);
     // The same share, mounted in another place on each node.
@@ -190,8 +182,45 @@ fn a_dfs_name_lies_elsewhere_on_each_node_and_any_of_them_goes_on() {
 }
 
 #[test]
+fn nodes_take_turns_with_a_source_that_none_of_them_can_read_back() {
+    let zone = Zone::three();
+    let share = zone.path("share");
+    fill(&share, 1);
+    zone.ok(0, &["source", "add", share.to_str().unwrap(), "--shared", "--write-only", "--copies", "1"]);
+    // What this node is told to do; the others rest, so that it is this one that reads.
+    let mut turns = Vec::new();
+    for (turn, i) in [0usize, 1, 2, 0].into_iter().enumerate() {
+        let names: Vec<String> = zone.nodes(0).iter().map(|n| n["name"].as_str().unwrap().to_owned()).collect();
+        let this = zone.nodes(i).iter().find(|n| n["this"] == true).unwrap()["name"].as_str().unwrap().to_owned();
+        for name in &names {
+            let mut command = vec!["node", "drain", name.as_str()];
+            command.extend((*name == this).then_some("--undo"));
+            zone.ok(0, &command);
+        }
+        fs::write(share.join("new"), format!("turn {turn}").repeat(30_000)).unwrap();
+        let made = zone.json(i, &["backup"]);
+        assert_eq!(made["complete"].as_bool(), Some(true), "{made}");
+        turns.push(fs::read(share.join("new")).unwrap());
+        let to = zone.path(&format!("out{turn}"));
+        let restore = ["restore", "latest", "--to", to.to_str().unwrap(), "--verify"];
+        // The key is the owner's on whatever node he sits; without it none of them gives anything back.
+        for node in 0..3 {
+            let o = zone.run(node, &restore);
+            assert_eq!(o.status.code(), Some(4), "{}", text(&o));
+        }
+        zone.ok((i + 1) % 3, &[&restore[..], &["--with-owner-key"]].concat());
+        same(&share, &to.join(share.strip_prefix("/").unwrap()));
+    }
+    let file = share.join("new");
+    for (turn, was) in turns.iter().enumerate() {
+        let cat = ["cat", &format!("{}", turn + 1), file.to_str().unwrap(), "--with-owner-key"];
+        assert!(zone.run(2, &cat).stdout == *was, "turn {turn}");
+    }
+}
+
+#[test]
 fn keys_that_are_changed_on_one_node_are_the_same_on_all() {
-    let mut zone = three();
+    let mut zone = Zone::three();
     let source = zone.path("source");
     fill(&source, 1);
     backup(&zone, 0, &source);

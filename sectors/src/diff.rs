@@ -1,10 +1,11 @@
 //! What changed: the scan of a source against its catalog, path by path, in one pass over both.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::iter::Peekable;
+use std::sync::Arc;
 
 use crate::catalog::CatalogError;
-use crate::entry::{Entry, Kind, Meta, path_cmp};
+use crate::entry::{Entry, Extent, Kind, Meta, path_cmp};
 use crate::walk::{Found, Seen, Why};
 
 /// One difference, in path order.
@@ -31,6 +32,8 @@ pub struct Counts {
     pub bytes: u64,
     pub new: u64,
     pub changed: u64,
+    /// Files that did not change and are put again, because what was stored of them is gone.
+    pub again: u64,
     pub gone: u64,
     /// Bytes of new and changed files: what has to be read.
     pub changed_bytes: u64,
@@ -67,6 +70,8 @@ pub struct Differ<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, Ca
     all: bool,
     /// What did not change is named too, so that the catalog needs no base.
     whole: bool,
+    /// Numbers of sectors that nothing is left of: what lies there counts as changed.
+    gone: Arc<BTreeSet<u32>>,
     pub counts: Counts,
     pub troubles: Vec<Trouble>,
 }
@@ -105,9 +110,21 @@ impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>>
             unseen: None,
             all,
             whole,
+            gone: Arc::default(),
             counts: Counts::default(),
             troubles: Vec::new(),
         }
+    }
+
+    /// Files of the base that lie in these sectors, by number, are put again.
+    pub fn without(mut self, gone: Arc<BTreeSet<u32>>) -> Self {
+        self.gone = gone;
+        self
+    }
+
+    fn is_gone(&self, base: &Entry) -> bool {
+        let gone = |x: &Extent| matches!(x, Extent::Data { sector, .. } if self.gone.contains(sector));
+        !self.gone.is_empty() && base.extents.iter().any(gone)
     }
 
     fn trouble(&mut self, t: Trouble) {
@@ -149,14 +166,23 @@ impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>>
         self.count(&seen.meta, holder.is_some());
         let kind = if holder.is_some() { Kind::HardLink } else { seen.meta.kind };
         seen.had_base = base.is_some();
+        let mut again = false;
         if let Some(b) = base
             && !self.all
             && unchanged(&seen.meta, &b.meta, kind)
             && holder.as_deref().is_none_or(|h| h == b.link)
         {
-            return self.whole.then_some(Change::Keep(b));
+            again = self.is_gone(&b);
+            if !again {
+                return self.whole.then_some(Change::Keep(b));
+            }
         }
-        *(if seen.had_base { &mut self.counts.changed } else { &mut self.counts.new }) += 1;
+        // The file itself is as it was where only what is stored of it is gone.
+        match (again, seen.had_base) {
+            (true, _) => self.counts.again += 1,
+            (false, true) => self.counts.changed += 1,
+            (false, false) => self.counts.new += 1,
+        }
         match holder {
             Some(holder) => Some(Change::Link { seen, holder }),
             None => {

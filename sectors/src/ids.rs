@@ -103,6 +103,7 @@ id!(/** One layer of a source's catalog. */ LayerId);
 id!(/** One raw sector, from the moment it is opened. */ SectorId);
 id!(/** One backup sector: an encrypted copy of a raw sector on one target. */ CopyId);
 id!(/** A token of the REST API. */ TokenId);
+id!(/** Somebody whose sources the zone backs up. */ UserId);
 id!(/** A restore that a node was asked for. */ RestoreId);
 
 /// A SHA-256 digest, written as 64 hex digits.

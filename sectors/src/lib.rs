@@ -37,5 +37,6 @@ pub mod sector_reader;
 pub mod sector_writer;
 pub mod shown;
 pub mod stream;
+pub mod stripes;
 pub mod walk;
 pub mod zonekeys;

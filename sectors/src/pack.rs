@@ -33,7 +33,7 @@ use crate::entry::Stamp;
 use crate::header::Header;
 use crate::ids::{LayerId, SectorId, SourceId};
 use crate::index::ChunkIndex;
-use crate::restore::OpenSectors;
+use crate::restore::{NoCopy, OpenSectors};
 use crate::sector_writer::{Finished, SectorFacts, SectorOut, SectorWriteError};
 use crate::stream::RecordKeys;
 
@@ -50,6 +50,9 @@ pub enum PackError {
     Index(#[source] io::Error),
     #[error("{0}")]
     Provider(String, #[source] Option<Box<dyn std::error::Error + Send + Sync>>),
+    /// Nothing of what cannot be read may be left where it is.
+    #[error("the content of {path} cannot be read")]
+    Content { path: String, source: NoCopy },
     #[error("a packing thread ended unexpectedly")]
     Threads,
     #[error("interrupted")]
@@ -209,6 +212,9 @@ pub struct Moving<'a> {
     pub sectors: &'a dyn OpenSectors,
     /// The sectors that it leaves, by their number.
     pub leaves: &'a HashSet<u32>,
+    /// The key of the fingerprints in the lines, where they are those of another zone: then all content leaves, is
+    /// fingerprinted anew, and what cannot be read ends the packing.
+    pub foreign: Option<&'a [u8; 32]>,
 }
 
 impl std::fmt::Debug for Moving<'_> {

@@ -98,6 +98,7 @@ pub struct RestoreReport {
     pub files: u64,
     pub dirs: u64,
     pub others: u64,
+    /// Content of the files that were made; what failed half way is not in it.
     pub bytes: u64,
     /// Files that were already right.
     pub kept: u64,
@@ -130,6 +131,11 @@ impl RestoreReport {
         self.failed.extend(other.failed.iter().cloned());
         self.warnings.extend(other.warnings.iter().cloned());
         self.bad_copies.extend(other.bad_copies.iter().cloned());
+    }
+
+    /// Notes what was left as it is, though nothing is wrong with what is stored or with the place.
+    pub fn leave_out(&mut self, path: &[u8], why: String) {
+        self.fail(path, why, Cause::Place);
     }
 
     fn fail(&mut self, path: &[u8], why: String, cause: Cause) {

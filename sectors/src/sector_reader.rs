@@ -10,6 +10,7 @@ use crate::header::{Header, HeaderError};
 use crate::ids::{Digest, SectorId};
 use crate::limits::{HEADER_LEN, INDEX_LEN_MAX, SEGMENT_LEN};
 use crate::stream::{Layout, Leaf, RecordKeys, Trailer, TrailerError, raw_id};
+use crate::stripes::Stripes;
 
 /// Where a sector's bytes come from.
 pub trait SectorIn: Send + Sync {
@@ -42,6 +43,12 @@ pub enum SectorReadError {
     LeafTable,
     #[error("its key cannot be opened with the zone's secret")]
     Key,
+    #[error("the zone forgot its key, as its source is write-only: only the owner's opens it (--with-owner-key)")]
+    OwnerOnly,
+    #[error("piece {0} of its stored bytes is not what was sealed")]
+    Piece(u64),
+    #[error("its stored bytes are not those that were sealed")]
+    Stored,
     #[error("this is another sector than the one asked for: {0}")]
     Other(&'static str),
     #[error(transparent)]
@@ -57,6 +64,7 @@ impl SectorReadError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Io(e) => matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound),
+            Self::OwnerOnly => false,
             _ => true,
         }
     }
@@ -157,6 +165,29 @@ impl SectorReader {
         scratch.resize(out.len() + crate::crypto::TAG_LEN, 0);
         self.input.read_at(scratch, Layout::segment_at(i))?;
         self.keys.open_segment(i as u32, self.layout.is_last(i), scratch, out).map_err(|_| SectorReadError::Segment(i))
+    }
+
+    /// What the keys of its stripes come from.
+    pub fn audit_root(&self) -> &Secret32 {
+        self.keys.audit_root()
+    }
+
+    /// Hands what lies before the segments to `stripes`.
+    pub fn pass_header(&self, stripes: &Stripes) -> Result<(), SectorReadError> {
+        self.pass(stripes, 0, HEADER_LEN)
+    }
+
+    /// Hands what lies behind the segments to `stripes`: with each of them, as it was read, all has passed.
+    pub fn pass_tables(&self, stripes: &Stripes) -> Result<(), SectorReadError> {
+        self.pass(stripes, self.layout.leaves_at(), self.layout.leaves_len())?;
+        self.pass(stripes, self.layout.trailer_at(), HEADER_LEN)
+    }
+
+    fn pass(&self, stripes: &Stripes, at: u64, len: usize) -> Result<(), SectorReadError> {
+        let mut sealed = vec![0; len];
+        self.input.read_at(&mut sealed, at)?;
+        stripes.pass(at, &sealed);
+        Ok(())
     }
 
     /// Any range of the raw sector.

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::header::Header;
 use crate::ids::{CheckpointId, Digest, NodeId, SectorId, ZoneId};
 use crate::limits::{HEADER_LEN, SEGMENT_LEN, SEGMENTS_MAX};
-use crate::stream::{Layout, Leaf, RecordKeys, Trailer, raw_id};
+use crate::stream::{Layout, Leaf, Piece, RecordKeys, Trailer, raw_id};
 use crate::{frames::SeekTable, pax};
 
 /// Where a sector's bytes go: a file that takes writes at any offset from many threads.
@@ -55,6 +55,7 @@ pub struct SealJob {
 struct Sealed {
     index: u32,
     leaf: Leaf,
+    piece: Piece,
     buf: Vec<u8>,
     result: io::Result<()>,
 }
@@ -64,9 +65,10 @@ impl SealJob {
     pub fn run(mut self) {
         let leaf = *blake3::hash(&self.buf).as_bytes();
         self.keys.seal_segment(self.index, self.last, &mut self.buf);
+        let piece = *blake3::hash(&self.buf).as_bytes();
         let result = self.out.write_at(Layout::segment_at(u64::from(self.index)), &self.buf);
         // The writer is gone only when it failed already; then nobody needs the report.
-        let _ = self.done.send(Sealed { index: self.index, leaf, buf: self.buf, result });
+        let _ = self.done.send(Sealed { index: self.index, leaf, piece, buf: self.buf, result });
     }
 }
 
@@ -84,6 +86,8 @@ pub struct Finished {
     pub leaves: Vec<Leaf>,
     /// Bytes of the whole backup sector.
     pub file_len: u64,
+    /// Hashes of the pieces of its stored bytes.
+    pub pieces: Vec<Piece>,
 }
 
 /// Writes one sector.
@@ -98,6 +102,8 @@ pub struct SectorWriter {
     current: Vec<u8>,
     next_index: u32,
     leaves: Vec<Leaf>,
+    /// Of the header and the segments so far.
+    pieces: Vec<Piece>,
     raw_len: u64,
     class_len: u64,
     table: SeekTable,
@@ -130,6 +136,7 @@ impl SectorWriter {
             current: Vec::with_capacity(SEGMENT_LEN + 16),
             next_index: 0,
             leaves: Vec::new(),
+            pieces: vec![*blake3::hash(header.bytes()).as_bytes()],
             raw_len: 0,
             class_len: 1 << header.core().class_log2,
             table: SeekTable::new(),
@@ -175,8 +182,10 @@ impl SectorWriter {
         let i = sealed.index as usize;
         if self.leaves.len() <= i {
             self.leaves.resize(i + 1, [0; 32]);
+            self.pieces.resize(i + 2, [0; 32]);
         }
         self.leaves[i] = sealed.leaf;
+        self.pieces[i + 1] = sealed.piece;
         sealed.buf.clear();
         self.spare.push(sealed.buf);
         Ok(())
@@ -278,9 +287,11 @@ impl SectorWriter {
             system: self.facts.system,
             created_ms: self.facts.created_ms,
         };
-        self.out.write_at(layout.leaves_at(), &self.keys.seal_leaves(&self.leaves))?;
+        let leaves = self.keys.seal_leaves(&self.leaves);
+        self.out.write_at(layout.leaves_at(), &leaves)?;
         let sealed = self.keys.seal_trailer(&trailer).map_err(|e| io::Error::other(e.to_string()))?;
         self.out.write_at(layout.trailer_at(), &sealed)?;
+        self.pieces.push(last_piece(&leaves, &sealed));
         Ok(Finished {
             raw_id: trailer.raw_id,
             raw_len: self.raw_len,
@@ -289,8 +300,14 @@ impl SectorWriter {
             seek_table,
             leaves: self.leaves,
             file_len: layout.file_len(),
+            pieces: self.pieces,
         })
     }
+}
+
+/// The hash of a sector's last piece: its sealed leaf table and its trailer.
+pub fn last_piece(leaves: &[u8], trailer: &[u8]) -> Piece {
+    *blake3::Hasher::new().update(leaves).update(trailer).finalize().as_bytes()
 }
 
 const _: () = assert!(HEADER_LEN == 4096);

@@ -6,6 +6,7 @@ use crate::crypto::{GcmKey, NotAuthentic, Secret32, TAG_LEN, hkdf32, sha256};
 use crate::header::Header;
 use crate::ids::{CheckpointId, Digest, NodeId, SectorId, ZoneId};
 use crate::limits::{HEADER_LEN, SEGMENT_LEN, SEGMENTS_MAX};
+use crate::stripes::audit_root;
 
 /// BLAKE3 of one segment's plaintext.
 pub type Leaf = [u8; 32];
@@ -19,6 +20,7 @@ pub struct RecordKeys {
     leaves: GcmKey,
     trailer: GcmKey,
     aad: [u8; 32],
+    audit_root: Secret32,
 }
 
 fn segment_nonce(index: u32, last: bool) -> [u8; 12] {
@@ -37,7 +39,13 @@ impl RecordKeys {
             leaves: key(b"zoneward/1 leaves"),
             trailer: key(b"zoneward/1 trailer"),
             aad: h.0,
+            audit_root: audit_root(dek, header),
         }
+    }
+
+    /// What the keys of the sector's stripes come from.
+    pub fn audit_root(&self) -> &Secret32 {
+        &self.audit_root
     }
 
     /// Seals segment `index` in place and appends its tag.
@@ -151,6 +159,14 @@ pub fn raw_id(leaves: &[Leaf]) -> Digest {
     sha256(&[leaves.as_flattened()])
 }
 
+/// BLAKE3 of one piece of a backup sector's stored bytes.
+pub type Piece = [u8; 32];
+
+/// SHA-256 over the pieces: the identity of the stored bytes of one copy, for whoever has no key to it.
+pub fn stored_id(pieces: &[Piece]) -> Digest {
+    sha256(&[pieces.as_flattened()])
+}
+
 /// Where everything lies in a backup sector; its raw length decides all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -208,6 +224,21 @@ impl Layout {
     pub fn file_len(&self) -> u64 {
         self.trailer_at() + HEADER_LEN as u64
     }
+
+    /// Pieces of the file: the header, each sealed segment, and what comes after them.
+    pub fn pieces(&self) -> u64 {
+        self.segments() + 2
+    }
+
+    /// Where piece `k` lies in the file; nowhere, if there is none.
+    pub fn piece(&self, k: u64) -> std::ops::Range<u64> {
+        match k.checked_sub(1) {
+            None => 0..HEADER_LEN as u64,
+            Some(i) if i < self.segments() => Self::segment_at(i)..Self::segment_at(i + 1).min(self.leaves_at()),
+            Some(i) if i == self.segments() => self.leaves_at()..self.file_len(),
+            Some(_) => self.file_len()..self.file_len(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -220,6 +251,14 @@ mod tests {
         for raw in [1, 2, 100, s - 1, s, s + 1, 2 * s - 1, 2 * s, 3 * s + 5, 1 << 36] {
             let l = Layout::of_raw(raw).unwrap();
             assert_eq!(Layout::of_file(l.file_len()), Some(l), "{raw}");
+            // The pieces cover the file, without a gap.
+            let end = (0..l.pieces().min(9)).fold(0, |at, k| {
+                assert_eq!(l.piece(k).start, at, "{raw} {k}");
+                l.piece(k).end
+            });
+            assert!(l.pieces() > 9 || end == l.file_len(), "{raw}");
+            assert_eq!(l.piece(l.pieces() - 2).end, l.piece(l.pieces() - 1).start);
+            assert!(l.piece(l.pieces()).is_empty());
         }
         for bad in [0, 100, 8208, 8208 + 48, u64::MAX, (1 << 37)] {
             assert_eq!(Layout::of_file(bad), None, "{bad}");

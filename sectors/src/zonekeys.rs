@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::crypto::{GcmKey, NotAuthentic, Secret32, TAG_LEN, fill_random, hkdf_into, hkdf32};
-use crate::ids::{CopyId, Digest, TargetId, ZoneAlias, ZoneId};
+use crate::ids::{CopyId, Digest, TargetId, UserId, ZoneAlias, ZoneId};
 
 /// Bytes of a data key sealed to the zone: nonce, key, tag.
 pub const SEALED_DEK_LEN: usize = NONCE_LEN + 32 + TAG_LEN;
@@ -233,6 +233,7 @@ struct Seals {
     epoch: u32,
     deks: GcmKey,
     credentials: GcmKey,
+    signers: GcmKey,
 }
 
 impl Seals {
@@ -242,6 +243,7 @@ impl Seals {
             epoch: secret.epoch,
             deks: GcmKey::new(&hkdf32(ikm, &zone.0, &[b"zoneward/1 seal"])),
             credentials: GcmKey::new(&hkdf32(ikm, &zone.0, &[b"zoneward/1 credentials"])),
+            signers: GcmKey::new(&hkdf32(ikm, &zone.0, &[b"zoneward/1 user signer"])),
         }
     }
 }
@@ -390,20 +392,43 @@ impl ZoneKeys {
 
     /// Seals a target's credentials to the zone: nonce, text, tag.
     pub fn seal_credentials(&self, target: TargetId, plain: &[u8]) -> Vec<u8> {
+        self.seal_with(|s| &s.credentials, &target.0, plain)
+    }
+
+    /// Seals what signs a user's exports to the zone, likewise.
+    pub fn seal_signer(&self, user: UserId, plain: &[u8]) -> Vec<u8> {
+        self.seal_with(|s| &s.signers, &user.0, plain)
+    }
+
+    fn seal_with(&self, key: impl Fn(&Seals) -> &GcmKey, whose: &[u8; 16], plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0u8; NONCE_LEN];
         fill_random(&mut nonce);
         let mut out = nonce.to_vec();
         let ring = self.ring();
         let seals = ring.active();
-        out.extend_from_slice(&seals.credentials.seal_vec(nonce, &aad(&target.0, seals.epoch), plain));
+        out.extend_from_slice(&key(seals).seal_vec(nonce, &aad(whose, seals.epoch), plain));
         out
     }
 
     /// Opens credentials that were sealed for `target` under the secret of any epoch.
     pub fn open_credentials(&self, target: TargetId, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotAuthentic> {
+        self.open_with(|s| &s.credentials, &target.0, sealed)
+    }
+
+    /// Opens what signs a user's exports, likewise.
+    pub fn open_signer(&self, user: UserId, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotAuthentic> {
+        self.open_with(|s| &s.signers, &user.0, sealed)
+    }
+
+    fn open_with(
+        &self,
+        key: impl Fn(&Seals) -> &GcmKey,
+        whose: &[u8; 16],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, NotAuthentic> {
         let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(NotAuthentic)?;
         let ring = self.ring();
-        let mut open = ring.all().filter_map(|s| s.credentials.open(*nonce, &aad(&target.0, s.epoch), rest).ok());
+        let mut open = ring.all().filter_map(|s| key(s).open(*nonce, &aad(whose, s.epoch), rest).ok());
         open.next().map(Zeroizing::new).ok_or(NotAuthentic)
     }
 }

@@ -23,12 +23,14 @@ use self::link::{Ask, Got, Link, run};
 use self::reader::ServerReader;
 use crate::credentials::Credentials;
 use crate::errors::{Op, TargetError};
-use crate::limits::{ANSWER_LEN_MAX, PAGE_LEN, REQUEST_TIME};
+use crate::limits::{ANSWER_LEN_MAX, PAGE_LEN, PROOF_TIME, REQUEST_TIME};
 use crate::protocol::{
-    Answer, Begun, Challenge, Code, Document, Page, Problem, ROOT, Removed, RemovedList, ScrubReport, TURN, VERSION,
-    WRITER, Zones,
+    Answer, Begun, Challenge, Code, Document, Page, Problem, ROOT, Removed, RemovedList, STRIPES, ScrubReport, TURN,
+    VERSION, WRITER, Zones,
 };
-use crate::target::{Capabilities, Incoming, Listing, ObjectName, Offer, SectorReader, Target, object_fits};
+use crate::target::{
+    Capabilities, Incoming, Listing, ObjectName, Offer, Protection, SectorReader, Target, object_fits,
+};
 use crate::url::ServerUrl;
 
 /// How long [`Target::capabilities`] are taken for true.
@@ -291,7 +293,13 @@ impl Target for ServerTarget {
             direct_write: false,
             ordered_write: true,
             free_bytes: free,
+            proves: d.proofs.iter().any(|p| p == STRIPES),
         }
+    }
+
+    fn protection(&self) -> Result<Protection, TargetError> {
+        let kept_days = self.shared.known().document.lock_days;
+        Ok(Protection { kept_days: (kept_days > 0).then_some(kept_days), ..Protection::default() })
     }
 
     fn offer(&self) -> Offer {
@@ -401,6 +409,9 @@ impl Target for ServerTarget {
     }
 
     fn prove(&self, alias: ZoneAlias, copy: CopyId, challenge: &Challenge) -> Result<Option<Digest>, TargetError> {
+        if !self.shared.known().document.proofs.iter().any(|p| p == STRIPES) {
+            return Ok(None);
+        }
         let (op, what) = (Op::Prove, sector(copy));
         let body = serde_json::to_vec(challenge).map_err(|e| TargetError::Io {
             op,
@@ -409,7 +420,8 @@ impl Target for ServerTarget {
         })?;
         let ask = Ask::new(Method::POST, format!("{ROOT}/zones/{alias}/sectors/{copy}/prove"))
             .body(body.into())
-            .carries(challenge.ranges.iter().map(|(_, len)| len).sum());
+            .carries(challenge.bytes())
+            .time(PROOF_TIME);
         Ok(Some(self.shared.ask(op, &what, ask)?.json::<Answer>(op, &what)?.digest))
     }
 }

@@ -246,6 +246,7 @@ impl Target for DirectoryTarget {
             direct_write: true,
             ordered_write: true,
             free_bytes: room.map(|(free, _)| free),
+            proves: false,
         }
     }
 

@@ -32,7 +32,7 @@ pub use directory::{DirectoryTarget, Existing, FAIL_POINTS};
 pub use errors::{Op, Retry, TargetError};
 pub use s3::S3Target;
 pub use sftp::SftpTarget;
-pub use target::{Capabilities, Incoming, Listing, ObjectName, Offer, SectorReader, Target};
+pub use target::{Capabilities, Guarded, Incoming, Listing, ObjectName, Offer, Protection, SectorReader, Target};
 pub use url::{S3Url, Server, ServerUrl, SftpUrl, Url, UrlError, WebDavUrl};
 pub use webdav::WebDavTarget;
 

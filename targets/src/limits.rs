@@ -49,6 +49,12 @@ pub const PAUSE_MS: u64 = 200;
 pub const PAUSE_MS_MAX: u64 = 10_000;
 /// Pages of one listing: a thousand names each.
 pub const PAGES_MAX: usize = NAMES_MAX / 1000 + 1;
+/// Bytes of the largest object that S3 copies at once.
+pub const COPY_LEN_MAX: u64 = 5 << 30;
+/// Objects whose locks are looked at in one round, and removed ones that are looked at again: a request or two each.
+pub const GUARD_MAX: usize = 1024;
+/// Delete markers of one object that are taken away; before more of them, the object is copied.
+pub const MARKS_MAX: usize = 64;
 
 const _: () = assert!(SECTOR_LEN_MAX.div_ceil(PART_LEN) <= 10_000 && PART_LEN >= 5 << 20);
 const _: () = assert!(1 << CLASS_LOG2_MAX < SECTOR_LEN_MAX && SECTOR_LEN_MAX < 1 << (CLASS_LOG2_MAX + 1));
@@ -71,9 +77,10 @@ pub const LEAF_LEN: usize = 1 << 20;
 pub const PAGE_LEN: usize = 20_000;
 /// Bytes of a JSON request, of a challenge foremost.
 pub const ASK_LEN_MAX: usize = 256 << 10;
-/// Ranges and bytes of one challenge: 4 KiB of each MiB of the largest sector.
-pub const PROOF_RANGES_MAX: usize = 4096;
-pub const PROOF_LEN_MAX: u64 = 256 << 20;
+/// Spans of one challenge: a sector has four. Its windows are bounded by `PART_WINDOWS`.
+pub const PROOF_SPANS_MAX: usize = 8;
+/// Time for the answer to a challenge: a disk that must seek for each of its windows needs some 40 s.
+pub const PROOF_TIME: Duration = Duration::from_secs(120);
 /// Connections of an adapter to its server at a time; further requests wait.
 pub const LINKS_MAX: usize = 8;
 /// How often a request that is safe to repeat is sent, if no answer comes. Between them the adapter waits 0.2 s, 0.4 s,

@@ -1,10 +1,12 @@
 //! A target whose errors name it: a zone has several, and a person asks which of them is meant.
 
+use std::collections::BTreeSet;
+
 use zoneward_sectors::ids::{CopyId, Digest, TargetId, ZoneAlias};
 
 use crate::errors::TargetError;
 use crate::protocol::Challenge;
-use crate::target::{Capabilities, Incoming, Listing, ObjectName, Offer, SectorReader, Target};
+use crate::target::{Capabilities, Guarded, Incoming, Listing, ObjectName, Offer, Protection, SectorReader, Target};
 
 /// Any target, or what it handed out, with the URL that is added to its errors.
 struct Named<T: ?Sized> {
@@ -99,6 +101,18 @@ impl Target for Named<dyn Target> {
 
     fn mend(&self) -> Result<bool, TargetError> {
         self.say(self.inner.mend())
+    }
+
+    fn protection(&self) -> Result<Protection, TargetError> {
+        self.say(self.inner.protection())
+    }
+
+    fn lock_for(&self, seconds: u64) {
+        self.inner.lock_for(seconds);
+    }
+
+    fn guard(&self, alias: ZoneAlias, living: &BTreeSet<CopyId>, purge: bool) -> Result<Guarded, TargetError> {
+        self.say(self.inner.guard(alias, living, purge))
     }
 
     fn prove(&self, alias: ZoneAlias, copy: CopyId, challenge: &Challenge) -> Result<Option<Digest>, TargetError> {

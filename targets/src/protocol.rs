@@ -2,16 +2,19 @@
 //! page from which others write either side.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use zoneward_sectors::crypto::Secret32;
 use zoneward_sectors::ids::{CopyId, Digest, TargetId, ZoneAlias};
+use zoneward_sectors::stripes::{BLOCK_LEN, PART_WINDOWS, Part, Span, block_of, tag_of};
 
 use crate::errors::TargetError;
-use crate::limits::{PIECE_LEN, PROOF_LEN_MAX, PROOF_RANGES_MAX};
+use crate::limits::PROOF_SPANS_MAX;
 use crate::target::SectorReader;
 
 /// Version that a capability document tells, and the first part of every path.
 pub const VERSION: u32 = 1;
 pub(crate) const ROOT: &str = "/v1";
+/// The name of the one kind of proof.
+pub(crate) const STRIPES: &str = "blake3-stripes";
 
 /// Fields of draft-ietf-httpbis-resumable-upload-09.
 pub(crate) const UPLOAD_OFFSET: &str = "upload-offset";
@@ -35,7 +38,7 @@ pub struct Document {
     pub max_class_log2: u8,
     /// What was acknowledged is kept over interruptions of either side.
     pub resume: bool,
-    /// Kinds of proof that it answers: `sha256-ranges`.
+    /// Kinds of proof that it answers: [`STRIPES`].
     pub proofs: Vec<String>,
     /// Days, on the server's credited clock, that a removed sector is kept.
     pub lock_days: u32,
@@ -132,13 +135,23 @@ pub(crate) struct RemovedList {
     pub removed: Vec<Removed>,
 }
 
-/// A challenge: what a verifier asks about a sealed sector.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A challenge: some windows of a sealed sector, and the key that says which block of each is wanted.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Challenge {
-    /// 32 bytes in hex, used once.
-    pub nonce: Digest,
-    /// Offset and length in bytes of each range.
-    pub ranges: Vec<(u64, u64)>,
+    /// 32 bytes in hex, told once.
+    key: Digest,
+    /// Offset, length and stride of each stretch of windows, in order.
+    spans: Vec<(u64, u64, u64)>,
+    /// The first window that is asked for, counted over all spans, and how many.
+    first: u64,
+    count: u64,
+}
+
+impl std::fmt::Debug for Challenge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Challenge({} windows from {})", self.count, self.first)
+    }
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -223,31 +236,46 @@ impl Code {
 }
 
 impl Challenge {
-    /// The right answer: SHA-256 over a label, the nonce, the copy's id, and each range as be64 offset ‖ be64 length ‖
-    /// bytes.
-    pub fn answer(&self, copy: CopyId, sector: &dyn SectorReader) -> Result<Digest, TargetError> {
-        let mut hash = Sha256::new();
-        hash.update(b"zoneward/1 proof");
-        hash.update(self.nonce.0);
-        hash.update(copy.0);
-        let mut buf = vec![0u8; PIECE_LEN];
-        for (offset, len) in &self.ranges {
-            hash.update(offset.to_be_bytes());
-            hash.update(len.to_be_bytes());
-            let mut at = 0;
-            while at < *len {
-                let piece = buf.get_mut(..(len - at).min(PIECE_LEN as u64) as usize).unwrap_or_default();
-                sector.read_at(piece, offset.saturating_add(at))?;
-                hash.update(&*piece);
-                at += piece.len() as u64;
-            }
-        }
-        Ok(Digest(hash.finalize().into()))
+    /// Asks for `count` windows from number `first` on.
+    pub fn new(key: &Secret32, spans: &[Span], first: u64, count: u64) -> Self {
+        let spans = spans.iter().map(|s| (s.offset, s.len, s.stride)).collect();
+        Self { key: Digest(key.0), spans, first, count }
     }
 
-    /// Whether a server has to answer it: not more ranges and bytes than the limits.
+    /// The right answer: the digest of these windows over the bytes of the sector.
+    pub fn answer(&self, copy: CopyId, sector: &dyn SectorReader) -> Result<Digest, TargetError> {
+        let key = Secret32(self.key.0);
+        let mut part = Part::new(&key, copy, self.first);
+        let (mut block, mut skip, mut left) = ([0; BLOCK_LEN], self.first, self.count);
+        for (offset, len, stride) in &self.spans {
+            let span = Span { offset: *offset, len: *len, stride: *stride };
+            let windows = span.windows();
+            for w in skip.min(windows)..windows.min(skip.saturating_add(left)) {
+                let (at, len) = span.window(w);
+                let (within, n) = block_of(&key, at, len);
+                let block = block.get_mut(..n).unwrap_or_default();
+                sector.read_at(block, at + within)?;
+                part.add(&tag_of(&key, block));
+                left -= 1;
+            }
+            skip = skip.saturating_sub(windows);
+        }
+        Ok(part.digest())
+    }
+
+    /// Bytes that are read for it at most.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.count.saturating_mul(BLOCK_LEN as u64)
+    }
+
+    /// Whether a server has to answer it: windows that exist, and not more than the limits.
     pub(crate) fn fits(&self) -> bool {
-        let bytes = self.ranges.iter().try_fold(0u64, |sum, (_, len)| sum.checked_add(*len));
-        self.ranges.len() <= PROOF_RANGES_MAX && bytes.is_some_and(|b| b <= PROOF_LEN_MAX)
+        let windows = self.spans.iter().try_fold(0u64, |sum, &(offset, len, stride)| {
+            offset.checked_add(len).filter(|_| len > 0 && stride > 0)?;
+            sum.checked_add(len.div_ceil(stride))
+        });
+        let end = self.first.checked_add(self.count);
+        let asked = 1..=PART_WINDOWS;
+        self.spans.len() <= PROOF_SPANS_MAX && asked.contains(&self.count) && end.is_some_and(|e| windows >= Some(e))
     }
 }

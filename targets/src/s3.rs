@@ -6,17 +6,21 @@
 //! days tidies up what no node comes back to.
 
 mod client;
+mod guard;
+mod lock;
 mod store;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use zoneward_sectors::ids::{CopyId, TargetId, ZoneAlias};
 use zoneward_sectors::limits::CLASS_LOG2_MAX;
 
 use self::client::{Client, Page};
+use self::lock::Keep;
 use crate::credentials::Credentials;
 use crate::directory::Existing;
 use crate::errors::{Op, TargetError};
@@ -25,7 +29,9 @@ use crate::marker;
 use crate::net::parts::{Which, discard};
 use crate::net::place::{self, exact};
 use crate::net::{Held, PartWriter, run};
-use crate::target::{Capabilities, Incoming, Listing, ObjectName, SectorReader, Target, in_range, object_fits};
+use crate::target::{
+    Capabilities, Guarded, Incoming, Listing, ObjectName, Protection, SectorReader, Target, in_range, object_fits,
+};
 use crate::url::S3Url;
 
 /// A bucket, or a folder in one, that keeps sectors.
@@ -103,6 +109,23 @@ impl S3Target {
         })
     }
 
+    /// Zones of which somebody has hidden everything.
+    fn hidden_zones(&self) -> Result<Vec<ZoneAlias>, TargetError> {
+        let (op, what) = (Op::List, place::ZONES.to_owned());
+        self.run(op, &what, |c| async move {
+            if c.guards(op, place::ZONES).await?.versions != Some(true) {
+                return Ok(Vec::new());
+            }
+            let prefix = format!("{}/", place::ZONES);
+            let all = match c.versions(op, place::ZONES, &prefix).await {
+                Err(TargetError::Denied { .. }) => return Ok(Vec::new()),
+                all => all?,
+            };
+            let alias = |key: &str| exact(key.strip_prefix(&prefix)?.split_once('/')?.0);
+            Ok(all.versions.iter().filter_map(|v| alias(&v.key)).collect::<BTreeSet<_>>().into_iter().collect())
+        })
+    }
+
     fn sealed_len(&self, op: Op, alias: ZoneAlias, copy: CopyId) -> Result<Option<u64>, TargetError> {
         let what = format!("sector {copy}");
         let text = what.clone();
@@ -157,6 +180,7 @@ impl Target for S3Target {
             direct_write: true,
             ordered_write: true,
             free_bytes: None,
+            proves: false,
         }
     }
 
@@ -186,12 +210,19 @@ impl Target for S3Target {
 
     fn reader(&self, alias: ZoneAlias, copy: CopyId) -> Result<Box<dyn SectorReader>, TargetError> {
         let what = format!("sector {copy}");
-        match self.sealed_len(Op::Read, alias, copy)? {
-            Some(len) => {
-                Ok(Box::new(S3Reader { client: self.client.clone(), key: sector_key(alias, copy), what, len }))
+        let (key, op) = (sector_key(alias, copy), Op::Read);
+        let (len, version) = match self.sealed_len(op, alias, copy)? {
+            Some(len) => (len, None),
+            // Somebody may have hidden it: what it held is as good.
+            None => {
+                let (k, w) = (key.clone(), what.clone());
+                match self.run(op, &what, |c| async move { c.newest(op, &w, &k).await })? {
+                    Some(hidden) => (hidden.len, Some(hidden.id)),
+                    None => return Err(TargetError::NotFound { op, what }),
+                }
             }
-            None => Err(TargetError::NotFound { op: Op::Read, what }),
-        }
+        };
+        Ok(Box::new(S3Reader { client: self.client.clone(), key, what, len, version }))
     }
 
     fn list(&self, alias: ZoneAlias) -> Result<Listing, TargetError> {
@@ -209,7 +240,8 @@ impl Target for S3Target {
 
     fn list_zones(&self) -> Result<Vec<ZoneAlias>, TargetError> {
         let names = self.names(place::ZONES.to_owned(), true)?;
-        let zones: BTreeSet<ZoneAlias> = names.iter().filter_map(|(n, _)| exact(n)).collect();
+        let mut zones: BTreeSet<ZoneAlias> = names.iter().filter_map(|(n, _)| exact(n)).collect();
+        zones.extend(self.hidden_zones()?);
         Ok(zones.into_iter().collect())
     }
 
@@ -219,11 +251,26 @@ impl Target for S3Target {
         self.run(Op::Remove, &what, |c| async move { c.delete(Op::Remove, &text, &sector_key(alias, copy)).await })
     }
 
+    fn protection(&self) -> Result<Protection, TargetError> {
+        let (op, what) = (Op::Ask, self.describe());
+        let text = what.clone();
+        self.run(op, &what, |c| async move { c.guards(op, &text).await })
+    }
+
+    fn lock_for(&self, seconds: u64) {
+        self.client.lock_s.store(seconds, Ordering::Relaxed);
+    }
+
+    fn guard(&self, alias: ZoneAlias, living: &BTreeSet<CopyId>, purge: bool) -> Result<Guarded, TargetError> {
+        let (op, what, living) = (Op::Ask, self.describe(), living.clone());
+        self.run(op, &what, |c| async move { guard::guard(&c, alias, &living, purge).await })
+    }
+
     fn put_object(&self, alias: ZoneAlias, name: ObjectName, bytes: &[u8]) -> Result<(), TargetError> {
         let (op, what, len) = (Op::PutObject, place::object(alias, name), bytes.len() as u64);
         object_fits(&what, len)?;
         let (key, bytes) = (what.clone(), bytes.to_vec());
-        self.run(op, &what, |c| async move { c.put(op, &key, &key, bytes.into()).await })
+        self.run(op, &what, |c| async move { c.put(op, &key, &key, bytes.into(), Keep::Locked).await })
     }
 
     fn get_object(&self, alias: ZoneAlias, name: ObjectName, limit: u64) -> Result<Vec<u8>, TargetError> {
@@ -238,6 +285,8 @@ struct S3Reader {
     key: String,
     what: String,
     len: u64,
+    /// Read when it is not the one that is to be seen.
+    version: Option<String>,
 }
 
 impl SectorReader for S3Reader {
@@ -251,14 +300,10 @@ impl SectorReader for S3Reader {
         if buf.is_empty() {
             return Ok(());
         }
-        let (key, what) = (self.key.clone(), self.what.clone());
-        let bytes =
-            run(
-                &self.client,
-                op,
-                &self.what,
-                |c| async move { c.range(op, &what, &key, offset..offset + wanted).await },
-            )?;
+        let (key, what, version) = (self.key.clone(), self.what.clone(), self.version.clone());
+        let bytes = run(&self.client, op, &self.what, |c| async move {
+            c.range(op, &what, &key, offset..offset + wanted, version).await
+        })?;
         buf.copy_from_slice(&bytes);
         Ok(())
     }

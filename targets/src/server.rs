@@ -27,9 +27,12 @@ pub(crate) mod tests;
 mod tokens;
 mod uploads;
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use zoneward_sectors::fsx;
 use zoneward_sectors::ids::{CopyId, Digest, TargetId, ZoneAlias};
@@ -207,10 +210,11 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let server = self.clone();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let (alive, gone) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("target-server".into()).spawn(move || {
             let serve = async {
                 let workers = std::thread::available_parallelism().map_or(2, |n| n.get()).min(8);
-                let http = actix_web::HttpServer::new(move || routes::app(server.clone()))
+                let http = actix_web::HttpServer::new(move || routes::app(server.clone()).app_data(alive.clone()))
                     .workers(workers)
                     .max_connections(CONNECTIONS_MAX.div_ceil(workers))
                     .keep_alive(KEEP_ALIVE)
@@ -237,15 +241,20 @@ impl Server {
         });
         let thread = thread.map_err(failed)?;
         let handle = told.recv().map_err(|e| failed(std::io::Error::other(e)))?.map_err(failed)?;
-        Ok(Running { address, handle, thread: Some(thread), chores: Some(Chores::start(self)) })
+        Ok(Running { address, handle, thread: Some(thread), gone, chores: Some(Chores::start(self)) })
     }
 }
 
-/// A server that serves. Dropping it ends it at once.
+/// Longest wait for the threads that answer, once they were told to end.
+const END_WAIT: Duration = Duration::from_secs(10);
+
+/// A server that serves. Dropping it ends it; once that is done nothing is answered any more.
 pub struct Running {
     pub address: SocketAddr,
     handle: actix_web::dev::ServerHandle,
     thread: Option<std::thread::JoinHandle<std::io::Result<()>>>,
+    /// Ends when no thread is left that could answer: each holds the other side, which never sends.
+    gone: Receiver<Infallible>,
     chores: Option<Chores>,
 }
 
@@ -261,6 +270,8 @@ impl Running {
         // The order is given when the future is made; awaiting it would need a runtime here.
         drop(self.handle.stop(graceful));
         let _ = thread.join();
+        // That was the thread that takes connections; those that answer end after it, on their own.
+        let _ = self.gone.recv_timeout(END_WAIT);
     }
 }
 

@@ -217,6 +217,7 @@ impl Target for SftpTarget {
             direct_write: true,
             ordered_write: true,
             free_bytes: free.ok().flatten(),
+            proves: false,
         }
     }
 

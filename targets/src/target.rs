@@ -3,6 +3,8 @@
 //! A sector is begun in `incoming`, written, and sealed; only then is it listed and read. Sealed sectors never change.
 //! A store needs no more than writing from an offset, sealing, reading ranges, listing and deleting.
 
+use std::collections::BTreeSet;
+
 use zoneward_sectors::ids::{CopyId, Digest, TargetId, ZoneAlias};
 
 use crate::errors::{Op, TargetError};
@@ -26,6 +28,8 @@ pub struct Capabilities {
     pub ordered_write: bool,
     /// Bytes that can still be written, if the target tells.
     pub free_bytes: Option<u64>,
+    /// It answers challenges ([`Target::prove`]).
+    pub proves: bool,
 }
 
 /// What a target's operator tells of this account. Another's words: they are looked at before they are shown.
@@ -36,6 +40,40 @@ pub struct Offer {
     pub price: Option<Price>,
     /// Milliseconds since 1970 at which the token ends.
     pub ends_ms: Option<u64>,
+}
+
+/// How a target keeps what somebody removes. `None`: it does not let us ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protection {
+    /// What is removed is only hidden, and stays behind a mark.
+    pub versions: Option<bool>,
+    /// It can be told to refuse every removal until a moment ([`Target::lock_for`]).
+    pub locks: Option<bool>,
+    /// Days that it keeps what is removed by itself, if it says so.
+    pub kept_days: Option<u32>,
+}
+
+impl Default for Protection {
+    fn default() -> Self {
+        Self { versions: Some(false), locks: Some(false), kept_days: None }
+    }
+}
+
+/// What [`Target::guard`] found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guarded {
+    /// Sectors and objects whose lock was made longer.
+    pub extended: u64,
+    /// What has no lock, or one that ends soon, because the target refused to make it longer.
+    pub unlocked: u64,
+    /// Sectors that somebody had hidden, and that are to be seen again.
+    pub brought_back: Vec<CopyId>,
+    /// Sectors that somebody has hidden: their bytes are still there and can be read, but the mark could not be taken away.
+    pub hidden: Vec<CopyId>,
+    /// What the zone removed and the target still keeps: under a lock, or because it lets others only remove it for good.
+    pub kept: u64,
+    /// What the zone removed before, and is gone for good now.
+    pub purged: u64,
 }
 
 /// The objects that lie beside the sectors.
@@ -140,6 +178,20 @@ pub trait Target: Send + Sync {
     /// where its marker is gone, it fails.
     fn mend(&self) -> Result<bool, TargetError> {
         Ok(false)
+    }
+
+    /// How it keeps what somebody removes. The target is asked once for each handle.
+    fn protection(&self) -> Result<Protection, TargetError> {
+        Ok(Protection::default())
+    }
+
+    /// From now on, what is put here is locked for so many seconds where the target can lock; 0: not at all.
+    fn lock_for(&self, _seconds: u64) {}
+
+    /// Where removing only hides: brings back what somebody hid of the `living` sectors, makes locks longer that end soon,
+    /// and, with `purge`, removes for good what the zone removed and no lock keeps. A bounded amount each time; said again, it goes on.
+    fn guard(&self, _alias: ZoneAlias, _living: &BTreeSet<CopyId>, _purge: bool) -> Result<Guarded, TargetError> {
+        Ok(Guarded::default())
     }
 
     /// The target's own answer to a challenge about a sealed sector, without moving its bytes; `None` if it cannot

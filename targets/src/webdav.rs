@@ -117,6 +117,7 @@ impl Target for WebDavTarget {
             direct_write: true,
             ordered_write: true,
             free_bytes: None,
+            proves: false,
         }
     }
 

@@ -75,6 +75,25 @@ impl NodeIdentity {
         new.write(path, certificate)
     }
 
+    /// An identity that is written nowhere yet: the bytes of its file, which the caller keeps sealed.
+    pub fn issue(node: NodeId, epoch: u32, owner: &dyn Signer) -> Zeroizing<Vec<u8>> {
+        let new = NewNode::random(node);
+        let certificate = NodeCertificate::issue(owner, epoch, node, new.public_key());
+        Zeroizing::new(new.file(&certificate).to_vec())
+    }
+
+    /// Writes an identity that was issued before into `dir`, as [`Self::create`] does, if its certificate stands under
+    /// the owner's signing key that is trusted.
+    pub fn put(dir: &Path, issued: &[u8], trusted_owner_sign_public: &[u8; 32]) -> Result<Self, IdentityError> {
+        let path = dir.join(FILE_NAME);
+        let Ok(bytes) = <&[u8; FILE_LEN]>::try_from(issued) else {
+            return Err(IdentityError::Damaged { path, what: "it has the wrong length" });
+        };
+        let identity = Self::decode(&path, bytes, trusted_owner_sign_public)?;
+        write_once(&path, bytes)?;
+        Ok(identity)
+    }
+
     /// Reads the identity from `dir`. The certificate must stand under the owner's signing key that the zone trusts.
     pub fn load(dir: &Path, trusted_owner_sign_public: &[u8; 32]) -> Result<Self, IdentityError> {
         let path = dir.join(FILE_NAME);
@@ -160,21 +179,26 @@ impl NewNode {
     }
 
     fn write(&self, path: PathBuf, certificate: NodeCertificate) -> Result<NodeIdentity, IdentityError> {
-        let io = |what| {
-            let path = path.clone();
-            move |source| IdentityError::Io { what, path, source }
-        };
-        if fsx::size(&path).map_err(io("looking for"))?.is_some() {
-            return Err(IdentityError::Exists { path });
-        }
+        write_once(&path, &*self.file(&certificate))?;
+        Ok(NodeIdentity { key: SigningKey::from_seed(&self.seed), certificate })
+    }
+
+    fn file(&self, certificate: &NodeCertificate) -> Zeroizing<[u8; FILE_LEN]> {
         let mut bytes = Zeroizing::new([0u8; FILE_LEN]);
         bytes[..6].copy_from_slice(&MAGIC);
         bytes[6..SEED_AT].copy_from_slice(&VERSION.to_le_bytes());
         bytes[SEED_AT..CERT_AT].copy_from_slice(&self.seed.0);
         bytes[CERT_AT..].copy_from_slice(&certificate.to_bytes());
-        fsx::write_durably(&path, &*bytes, 0o600).map_err(io("writing"))?;
-        Ok(NodeIdentity { key: SigningKey::from_seed(&self.seed), certificate })
+        bytes
     }
+}
+
+fn write_once(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+    let io = |what| move |source| IdentityError::Io { what, path: path.to_owned(), source };
+    if fsx::size(path).map_err(io("looking for"))?.is_some() {
+        return Err(IdentityError::Exists { path: path.to_owned() });
+    }
+    fsx::write_durably(path, bytes, 0o600).map_err(io("writing"))
 }
 
 impl Signer for NewNode {
@@ -247,6 +271,17 @@ mod tests {
         let id = NodeIdentity::create(dir.path(), NODE, 3, &owner()).unwrap();
         let path = dir.path().join(FILE_NAME);
         (dir, path, id)
+    }
+
+    #[test]
+    fn an_identity_that_was_issued_before_is_put_where_it_is_needed() {
+        let (dir, bytes) = (tempfile::tempdir().unwrap(), NodeIdentity::issue(NODE, 3, &owner()));
+        assert!(matches!(NodeIdentity::put(dir.path(), &bytes, &[9; 32]), Err(IdentityError::Certificate { .. })));
+        assert!(matches!(NodeIdentity::put(dir.path(), &bytes[1..], &trusted()), Err(IdentityError::Damaged { .. })));
+        let put = NodeIdentity::put(dir.path(), &bytes, &trusted()).unwrap();
+        let back = NodeIdentity::load(dir.path(), &trusted()).unwrap();
+        assert_eq!((put.node(), put.public_key()), (NODE, back.public_key()));
+        assert!(matches!(NodeIdentity::put(dir.path(), &bytes, &trusted()), Err(IdentityError::Exists { .. })));
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub mod kind {
     pub const SECRET: u16 = 7;
     /// The owner's sealed keys, for a node that keeps data.
     pub const OWNER_KEY: u16 = 8;
+    /// A signature of the zone's newest head.
+    pub const HEAD: u16 = 9;
 }
 
 /// A future in a box, as the traits here return it.

@@ -12,6 +12,7 @@ use zoneward_transport::wire::Retry;
 use zoneward_transport::{Boxed, Handler, Refusal, Services, kind};
 
 use super::{CommandError, LEADER_WAIT_MS, LOOK_MS, Parts, pause};
+use crate::serve::alive;
 
 /// Longest text of an address: a DNS name and a port.
 const ADDRESS_LEN_MAX: usize = 300;
@@ -38,10 +39,6 @@ pub(super) fn serve(services: &Services, parts: &Arc<Parts>) {
     services.serve(kind::RAFT, Arc::new(Raft(Arc::downgrade(parts))));
     services.serve(kind::PROPOSE, Arc::new(Propose(Arc::downgrade(parts))));
     services.serve(kind::ANNOUNCE, Arc::new(Announce(Arc::downgrade(parts))));
-}
-
-fn alive(parts: &Weak<Parts>) -> Result<Arc<Parts>, Refusal> {
-    parts.upgrade().ok_or_else(|| Refusal::new(Retry::Later, "this node is stopping"))
 }
 
 struct Raft(Weak<Parts>);

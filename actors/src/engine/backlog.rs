@@ -9,7 +9,7 @@ use zoneward_sectors::ids::{NodeId, SourceId};
 use crate::clock::now_ms;
 use crate::errors::ZoneError;
 use crate::node::Node;
-use crate::survey::{Compare, located, survey};
+use crate::survey::{Base, Compare, located, survey};
 use crate::zone::{Authority, Zone};
 
 /// A backup older than this is overdue, ms.
@@ -61,7 +61,12 @@ pub fn look(node: &Arc<Node>, id: SourceId) -> Result<Option<Backlog>, ZoneError
     let Some(source) = state.sources.get(&id) else { return Ok(None) };
     let live = located(&state, node.id(), source)?;
     let opener = zone.opener();
-    let base = zone.catalogs(&opener).entries(&state.base_chain(id, CheckpointKind::Incremental))?;
+    // What only the owner can read, and this node does not keep, it cannot be compared with.
+    if !zone.catalogs(&opener).are_open(&state.base_chain(id, CheckpointKind::Incremental)) {
+        return Ok(Some(Backlog { source: id, bytes: None, files: 0, at_ms: now_ms() }));
+    }
+    let entries = zone.catalogs(&opener).entries(&state.base_chain(id, CheckpointKind::Incremental))?;
+    let base = Base { entries, gone: Arc::default() };
     let found = survey(source, &live, &live, base, Compare::Changes, node.threads_now(), &node.stop)?;
     let (bytes, files) = (Some(found.counts.changed_bytes), found.counts.new + found.counts.changed);
     Ok(Some(Backlog { source: id, bytes, files, at_ms: now_ms() }))
@@ -86,6 +91,7 @@ mod tests {
             last_entries: 0,
             nodes: nodes.iter().map(|n| NodeId([*n; 16])).collect(),
             reading: Default::default(),
+            write_only: false,
         }
     }
 

@@ -1,13 +1,13 @@
 //! Which schedule begins now: pure, from the state, the clock and how the nodes do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cronexpr::{Crontab, FallbackTimezoneOption, ParseOptions};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use zoneward_consensus::model::{CheckpointState, Source, Standing, State};
 use zoneward_consensus::policy::{Conditions, DAY_MIN, Schedule};
-use zoneward_sectors::ids::{NodeId, SourceId};
+use zoneward_sectors::ids::{NodeId, SectorId, SourceId};
 
 use crate::ambient::Ambient;
 
@@ -61,9 +61,31 @@ pub fn parse(cron: &str, time_zone: Option<&str>) -> Result<Crontab, String> {
     }
     let line = time_zone.map_or_else(|| cron.to_owned(), |zone| format!("{cron} {zone}"));
     let tab = cronexpr::parse_crontab_with(&line, options).map_err(|e| e.to_string().replace('\n', " "))?;
-    // A line may be well formed and never come true.
-    tab.find_next(cronexpr::MakeTimestamp(Timestamp::UNIX_EPOCH)).map_err(|e| e.to_string())?;
+    // A line may be well formed and never come true. 2000 is followed by years of every kind.
+    let from = Timestamp::from_second(YEAR_2000_S).unwrap_or(Timestamp::UNIX_EPOCH);
+    tab.find_next(cronexpr::MakeTimestamp(from))
+        .map_err(|_| "it never comes true: no month has such a day".to_owned())?;
     Ok(tab)
+}
+
+/// 1 January 2000, seconds since 1970.
+const YEAR_2000_S: i64 = 946_684_800;
+/// Moments of a schedule that are compared with its window: each minute of two days, or each day of years.
+const MOMENTS_MAX: usize = 2_880;
+
+/// Whether a schedule's time ever lies in the hours in which it may begin. One whose time never does would wait for its
+/// window each time, which nobody means.
+pub fn meets_window(s: &Schedule, now_ms: u64) -> bool {
+    let (Some(window), Ok(tab)) = (s.window, parse(&s.cron, s.time_zone.as_deref())) else { return true };
+    let mut at = now_ms;
+    for _ in 0..MOMENTS_MAX {
+        let Some(next) = next_after(&tab, at).filter(|next| *next > at) else { return false };
+        if window.holds(minute_of_day(next, s.time_zone.as_deref())) {
+            return true;
+        }
+        at = next;
+    }
+    false
 }
 
 fn next_after(tab: &Crontab, ms: u64) -> Option<u64> {
@@ -93,6 +115,36 @@ pub fn due(state: &State, now_ms: u64, nodes: &BTreeMap<NodeId, Ambient>) -> Opt
         Stands::Begins(due) => Some(due),
         _ => None,
     })
+}
+
+/// Sources that are to be stored anew in part, and the sectors that call for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    pub sources: Vec<SourceId>,
+    pub gone: BTreeSet<SectorId>,
+}
+
+/// What the newest checkpoint lacks, nothing whole being left of it, can still be read from its source. For each sector that
+/// is tried once; a source whose schedules rest is left alone.
+pub fn repair(state: &State, nodes: &BTreeMap<NodeId, Ambient>, tried: &BTreeSet<SectorId>) -> Option<Repair> {
+    if state.running().is_some() || state.in_maintenance().next().is_some() {
+        return None;
+    }
+    if !state.usable_targets().any(|t| !t.reached_by.is_empty()) {
+        return None;
+    }
+    let c = &state.policy.conditions;
+    let (mut sources, mut all) = (Vec::new(), BTreeSet::new());
+    for (id, gone) in state.lacking() {
+        let Some(source) = state.sources.get(&id) else { continue };
+        let mut schedules = state.policy.schedules.values().filter(|s| !s.paused);
+        let wanted = schedules.any(|s| s.sources.is_empty() || s.sources.contains(&id));
+        if wanted && !gone.is_subset(tried) && readers(state, source, nodes).any(|a| is_fit(c, a)) {
+            sources.push(id);
+            all.extend(gone);
+        }
+    }
+    (!sources.is_empty()).then_some(Repair { sources, gone: all })
 }
 
 fn stands(state: &State, name: &str, s: &Schedule, now_ms: u64, nodes: &BTreeMap<NodeId, Ambient>) -> Stands {

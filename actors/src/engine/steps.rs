@@ -1,5 +1,6 @@
 //! What the actors' threads do: claim, do, report, let go.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,10 +9,10 @@ use zoneward_consensus::command::Command;
 use zoneward_consensus::decide::{self, Facts};
 use zoneward_consensus::keep;
 use zoneward_consensus::limits;
-use zoneward_consensus::model::{CopyState, State};
+use zoneward_consensus::model::{CheckpointKind, CopyState, State};
 use zoneward_consensus::plan::Work;
 use zoneward_consensus::raft;
-use zoneward_sectors::ids::{CheckpointId, SourceId};
+use zoneward_sectors::ids::{CheckpointId, NodeId, SourceId};
 use zoneward_sectors::pack;
 
 use super::roles::Role;
@@ -23,6 +24,7 @@ use crate::clock::now_ms;
 use crate::cluster::CommandError;
 use crate::errors::ZoneError;
 use crate::node::Node;
+use crate::open::Targets;
 use crate::retention;
 use crate::transcode::{CopyProgress, copy_sector};
 use crate::zone::{Authority, Zone};
@@ -155,8 +157,12 @@ fn step(zone: &mut Zone, node: &Arc<Node>, work: &[Work], p: &Progress) -> Resul
 /// Whether this node leads and finds something to decide.
 pub fn schedule_is_due(node: &Arc<Node>) -> bool {
     !decide(node).is_empty()
+        || handover(node).is_some()
         || !unkept(node).is_empty()
         || (calendar_waits(node) && node.schedules_due(SCHEDULES_EVERY))
+        || (leads(node)
+            && node.repairs(|r| r.is_due(SCHEDULES_EVERY))
+            && repair(node, &all_idle(&node.view())).is_some())
 }
 
 /// Nodes are asked so often how busy they are while a schedule waits for them.
@@ -164,12 +170,11 @@ const SCHEDULES_EVERY: Duration = Duration::from_secs(5);
 
 /// On the leader: whether a schedule would begin if the nodes were idle. Asks nobody.
 fn calendar_waits(node: &Arc<Node>) -> bool {
-    if node.cluster.metrics().role != raft::Role::Leader {
+    if !leads(node) {
         return false;
     }
     let state = node.view();
-    let idle = state.nodes.keys().map(|id| (*id, Ambient::default())).collect();
-    calendar::due(&state, now_ms(), &idle).is_some()
+    calendar::due(&state, now_ms(), &all_idle(&state)).is_some()
 }
 
 /// On the leader: begins the schedule that is due, if there is one. `false`: there is none, or it waits.
@@ -177,10 +182,7 @@ fn begin_scheduled(node: &Arc<Node>) -> Result<bool, ZoneError> {
     if !calendar_waits(node) {
         return Ok(false);
     }
-    let now = now_ms();
-    let fresh = |at_ms: u64| now.saturating_sub(at_ms) < REPORT_FRESH_MS;
-    let nodes = node.reports().into_iter().filter(|(_, r)| fresh(r.at_ms)).map(|(id, r)| (id, r.ambient)).collect();
-    let Some(due) = calendar::due(&node.view(), now_ms(), &nodes) else { return Ok(false) };
+    let Some(due) = calendar::due(&node.view(), now_ms(), &heard(node)) else { return Ok(false) };
     let checkpoint = (!due.covered).then(CheckpointId::random);
     let command = Command::RunSchedule {
         name: due.name,
@@ -189,6 +191,10 @@ fn begin_scheduled(node: &Arc<Node>) -> Result<bool, ZoneError> {
         checkpoint,
         sources: due.sources,
     };
+    began(node, command)
+}
+
+fn began(node: &Arc<Node>, command: Command) -> Result<bool, ZoneError> {
     match node.propose(command) {
         Ok(_) => Ok(true),
         // Another leader was faster, or somebody began a checkpoint by hand.
@@ -197,8 +203,44 @@ fn begin_scheduled(node: &Arc<Node>) -> Result<bool, ZoneError> {
     }
 }
 
+fn leads(node: &Arc<Node>) -> bool {
+    node.cluster.metrics().role == raft::Role::Leader
+}
+
+/// The nodes as if all were there and had nothing to do.
+fn all_idle(state: &State) -> BTreeMap<NodeId, Ambient> {
+    state.nodes.keys().map(|id| (*id, Ambient::default())).collect()
+}
+
+/// How nodes that were heard of late do. Asks them: not from where the actors run.
+fn heard(node: &Arc<Node>) -> BTreeMap<NodeId, Ambient> {
+    let now = now_ms();
+    let fresh = |at_ms: u64| now.saturating_sub(at_ms) < REPORT_FRESH_MS;
+    node.reports().into_iter().filter(|(_, r)| fresh(r.at_ms)).map(|(id, r)| (id, r.ambient)).collect()
+}
+
 /// What a node said longer ago says nothing of now, ms.
 const REPORT_FRESH_MS: u64 = 10_000;
+
+/// What is to be stored anew from its source, because nothing else is left of it.
+fn repair(node: &Arc<Node>, nodes: &BTreeMap<NodeId, Ambient>) -> Option<calendar::Repair> {
+    let state = node.view();
+    node.repairs(|r| calendar::repair(&state, nodes, &r.tried))
+}
+
+/// On the leader: begins a checkpoint that stores anew what was lost. Each lost sector brings about one.
+fn begin_repair(node: &Arc<Node>) -> Result<bool, ZoneError> {
+    if !leads(node) || repair(node, &all_idle(&node.view())).is_none() {
+        return Ok(false);
+    }
+    let Some(calendar::Repair { sources, gone }) = repair(node, &heard(node)) else { return Ok(false) };
+    let (checkpoint, checkpoint_kind) = (CheckpointId::random(), CheckpointKind::Incremental);
+    let begun = began(node, Command::OpenCheckpoint { checkpoint, checkpoint_kind, sources, allow_empty: false })?;
+    if begun {
+        node.repairs(|r| r.tried.extend(gone));
+    }
+    Ok(begun)
+}
 
 fn decide(node: &Arc<Node>) -> Vec<decide::Act> {
     let m = node.cluster.metrics();
@@ -230,9 +272,12 @@ pub fn schedule(node: &Arc<Node>) -> Result<bool, ZoneError> {
             Err(e) => return Err(e),
         }
     }
+    if let Some(command) = handover(node) {
+        did |= tell(node, command)?;
+    }
     did |= retain(node)?;
     // Last: nodes are asked how busy they are, and one that is dead takes its time.
-    Ok(begin_scheduled(node)? || did)
+    Ok(begin_scheduled(node)? || begin_repair(node)? || did)
 }
 
 /// On the leader: checkpoints that the zone's own rules no longer keep, if they may go without the owner's word.
@@ -246,12 +291,24 @@ fn unkept(node: &Arc<Node>) -> Vec<CheckpointId> {
     if due.is_empty() || keep::held_back(&state, &due).is_some() { Vec::new() } else { due }
 }
 
+/// On the leader: the head with which voters that changed hand over to each other.
+fn handover(node: &Arc<Node>) -> Option<Command> {
+    let leads = node.cluster.metrics().role == raft::Role::Leader;
+    let (voters, settled) = node.cluster.electorate();
+    if leads && settled { crate::system::handover(&node.view(), &voters) } else { None }
+}
+
 fn retain(node: &Arc<Node>) -> Result<bool, ZoneError> {
     let checkpoints = unkept(node);
     if checkpoints.is_empty() {
         return Ok(false);
     }
-    match node.propose(Command::Forget { checkpoints, now: false, owner: None }) {
+    tell(node, Command::Forget { checkpoints, now: false, owner: None })
+}
+
+/// Says something that the zone may have moved past. Answers whether it counts.
+fn tell(node: &Arc<Node>, command: Command) -> Result<bool, ZoneError> {
+    match node.propose(command) {
         Ok(_) => Ok(true),
         Err(ZoneError::Command(CommandError::Refused { .. })) => Ok(false),
         Err(e) => Err(e),
@@ -263,13 +320,16 @@ const CHECK_EVERY_MS: u64 = 3_600_000;
 
 /// Whether this node should look after something now.
 pub fn check_is_due(state: &State, node: &Arc<Node>) -> bool {
-    copies_are_due(state, node) || waiting_source(state, node).is_some()
+    !copies_are_due(state, node).is_empty() || waiting_source(state, node).is_some()
 }
 
-/// Whether copies are to be looked after: the leader does it, each hour.
-fn copies_are_due(state: &State, node: &Arc<Node>) -> bool {
+/// Targets whose copies are to be looked after: the leader does it, each hour.
+fn copies_are_due(state: &State, node: &Arc<Node>) -> Targets {
     let leads = node.cluster.metrics().role == raft::Role::Leader;
-    leads && !state.copies.is_empty() && node.check_due(Duration::from_millis(CHECK_EVERY_MS))
+    if !leads || state.copies.is_empty() {
+        return Targets::new();
+    }
+    node.check_due(Duration::from_millis(CHECK_EVERY_MS))
 }
 
 /// A source whose backup is old and that this node should look at.
@@ -288,28 +348,48 @@ pub fn check(node: &Arc<Node>) -> Result<bool, ZoneError> {
         // One that cannot be read says so in its backup; it is looked at again when its time comes.
         node.found(source, backlog::look(node, source).unwrap_or(Some(unknown)));
     }
-    if !copies_are_due(&state, node) {
-        return Ok(true);
-    }
-    let mut whole = Vec::new();
-    for (id, target) in node.reached() {
+    let (mut whole, mut failed) = (Vec::new(), None);
+    for (id, target) in copies_are_due(&state, node) {
+        // One that fails now is asked again when its time comes.
+        node.checked(id);
         let Some(alias) = state.targets.get(&id).map(|t| t.alias) else { continue };
-        let listed: std::collections::BTreeMap<_, _> = target.list(alias)?.sectors.into_iter().collect();
+        // What fails here is tried with the next look; what the target lists counts all the same.
+        let mut hidden = Vec::new();
+        if let Ok((guard, found)) = crate::guard::guard(&state, id, &*target, true, node.guard(id)) {
+            hidden = found;
+            if !guard.is_plain() {
+                node.guarded(id, guard);
+            }
+        }
+        let listed: std::collections::BTreeMap<_, _> = match target.list(alias) {
+            Ok(listing) => listing.sectors.into_iter().collect(),
+            Err(e) => {
+                failed.get_or_insert(e);
+                continue;
+            }
+        };
         for c in state.copies.values().filter(|c| c.target == id && !c.is_open()) {
             let right = listed.get(&c.id) == Some(&c.stored_len);
             match (c.state, right) {
                 (CopyState::Stored, true) => whole.push(c.id),
+                // Its bytes are there and can be read.
+                (CopyState::Stored, false) if hidden.contains(&c.id) => {}
                 (CopyState::Stored, false) => mark(node, c.id, CopyState::Lost)?,
                 (CopyState::Lost, true) => mark(node, c.id, CopyState::Stored)?,
                 _ => {}
             }
         }
+        if let Some(command) = crate::freshness::misshown(&state, id, target.as_ref()) {
+            tell(node, command)?;
+        }
     }
     for some in whole.chunks(limits::VERIFIED_MAX) {
         node.propose(Command::Verified { copies: some.to_vec(), read: false, sampled: false })?;
     }
-    node.checked();
-    Ok(true)
+    match failed {
+        Some(e) => Err(e.into()),
+        None => Ok(true),
+    }
 }
 
 fn mark(node: &Arc<Node>, copy: zoneward_sectors::ids::CopyId, state: CopyState) -> Result<(), ZoneError> {

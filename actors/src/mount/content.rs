@@ -152,7 +152,8 @@ impl Content {
                 Err(e) => e,
             };
             damage |= failed.is_damage();
-            if !failed.is_damage() {
+            // That the zone has no key says nothing of the target.
+            if !failed.is_damage() && !matches!(failed, SectorReadError::OwnerOnly) {
                 let silent = lock(&self.away).get(&copy.target).is_some_and(|(t, _)| t.elapsed() < SILENT);
                 if !silent {
                     let why = match &failed {

@@ -28,6 +28,7 @@ impl Place {
             last_entries: 0,
             nodes: Vec::new(),
             reading,
+            write_only: false,
         };
         allowed::allow(&dir.path().join("home"), source.id, &source.reading).unwrap();
         Self { dir, source }

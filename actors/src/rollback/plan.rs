@@ -19,6 +19,7 @@ use super::{FOLDER_PREFIX, RollbackError};
 use crate::errors::ZoneError;
 use crate::ground::{ground_of, mounts_in, moved, on_other};
 use crate::home::real;
+use crate::keyless::closed;
 use crate::restore::{Held, sources_of};
 use crate::survey::left_out;
 use crate::zone::Zone;
@@ -193,6 +194,9 @@ fn look(
     c: &Candidate<'_>,
     inner: &[&Candidate<'_>],
 ) -> Result<Looked<Planned>, RollbackError> {
+    if !closed(zone, &c.held.layers).is_empty() {
+        return Ok(Err("it is write-only, and only the owner's key reads it: add --with-owner-key".into()));
+    }
     let Some(root) = root_of(zone, c.held)? else {
         return Ok(Err("the checkpoint holds nothing of it".into()));
     };

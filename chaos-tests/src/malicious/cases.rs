@@ -15,6 +15,8 @@ pub enum Look {
     Restore,
     /// A daemon, by its audits: a copy comes into this state.
     Audit(&'static str),
+    /// A daemon, by a challenge about all of a large copy.
+    Challenge,
     /// Challenges, whose right answers are known from the disk.
     Prove,
 }
@@ -135,6 +137,7 @@ fn right() -> Vec<Case> {
             .quiet(Look::RecoverHere)
             .quiet(Look::Restore)
             .quiet(Look::Prove)
+            .quiet(Look::Challenge)
             .expect(Look::Audit("stored"), 0, None)
             .backups_end(&[0]),
     ]
@@ -249,6 +252,7 @@ fn slow() -> Vec<Case> {
         case("never acknowledges bytes", t::silent(&[Kind::Append])).backup(3, "was not done after"),
         case("never answers a seal", t::silent(&[Kind::Seal])).backup(3, "was not done after"),
         case("never begins a sector", t::silent(&[Kind::Begin])).backup(3, "was not done after"),
+        case("never answers a proof", t::silent(&[Kind::Prove])).quiet(Look::Challenge),
         case("silent to whoever recovers", t::silent(&[Kind::Pointer, Kind::Range])).here(0, "cannot be asked"),
     ]
     .into_iter()
@@ -327,7 +331,11 @@ fn lists() -> Vec<Case> {
 
 fn others() -> Vec<Case> {
     vec![
-        case("answers proofs at random", t::proof_random()).expect(Look::Prove, 0, Some("wrong")),
+        case("answers proofs at random", t::proof_random()).expect(Look::Prove, 0, Some("wrong")).expect(
+            Look::Challenge,
+            0,
+            Some("wrong answer"),
+        ),
         case("replays a proof", t::proof_replayed()).expect(Look::Prove, 0, Some("wrong")),
         case("an owner's key of absurd cost", t::costly_key(u32::MAX, u32::MAX, 255))
             .check(5, "the owner's sealed key")

@@ -191,6 +191,12 @@ impl Stage<'_> {
         self.run(&[&["backup", "more", "--copies", "2"], more].concat(), limit)
     }
 
+    /// The same, with one sector that is too large to be read whole each time.
+    pub fn backup_much(&mut self, limit: Duration) -> Result<Ran> {
+        fs::write(self.dir.join("more/much"), noise(99, 36 << 20))?;
+        self.backup(&[], limit)
+    }
+
     pub fn check(&mut self, limit: Duration) -> Result<Ran> {
         self.run(&["check", "--read-data"], limit)
     }
@@ -240,6 +246,7 @@ impl Stage<'_> {
             state: text(&c["state"]),
             trouble: text(&c["trouble"]),
             audited: !c["audited"].is_null(),
+            told: c["challenges"]["told"].as_u64(),
         };
         Ok(copies.map(copy).collect())
     }
@@ -252,6 +259,8 @@ pub struct Copy {
     pub state: String,
     pub trouble: String,
     pub audited: bool,
+    /// Challenges about all of it that its target got, if answers are known.
+    pub told: Option<u64>,
 }
 
 /// A daemon that ends with its case.

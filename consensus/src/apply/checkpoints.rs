@@ -392,6 +392,7 @@ pub fn publish_head(c: &mut Change<'_>, command: &Command) -> Applied {
     if s.checkpoint != *checkpoint {
         return Err(Refusal::Differs("the system sector's checkpoint"));
     }
+    let handovers = c.state.head.take().map(|h| h.handovers).unwrap_or_default();
     c.state.head = Some(Head {
         n: *n,
         payload: payload.clone(),
@@ -399,6 +400,7 @@ pub fn publish_head(c: &mut Change<'_>, command: &Command) -> Applied {
         sector: *sector,
         checkpoint: *checkpoint,
         time_ms: c.now,
+        handovers,
     });
     c.rows.insert(Row::Head);
     Ok(())

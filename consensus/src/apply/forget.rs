@@ -156,6 +156,7 @@ pub(super) fn collect(c: &mut Change<'_>, stored: CheckpointId) {
     for s in gone {
         c.state.former.remove(&s);
         c.rows.insert(Row::Former(s));
+        super::users::forget_source(c, s);
     }
     for s in keep::unneeded(c.state) {
         let copies = super::checkpoints::copies_of(c, s);

@@ -162,7 +162,7 @@ pub fn under(c: &mut Change<'_>, epoch: u64, command: &Command) -> Applied {
 }
 
 /// Refuses what is not said by the holder of the lease under which a thing was begun.
-pub(super) fn held(c: &Change<'_>, lease: Option<u64>) -> Applied {
+pub(crate) fn held(c: &Change<'_>, lease: Option<u64>) -> Applied {
     if lease == c.lease || planted(Bug::ReportUnfenced) { Ok(()) } else { Err(Refusal::Lease) }
 }
 

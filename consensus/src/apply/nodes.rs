@@ -6,8 +6,9 @@ use zoneward_sectors::crypto::verify_ed25519;
 use zoneward_sectors::ids::{Digest, NodeId, TargetId};
 
 use super::{Applied, Change, Refusal, Row, leases, name_ok};
+use crate::heads::Vouched;
 use crate::limits::{INVITE_MS_MAX, INVITES_MAX, NAME_LEN_MAX, NODES_MAX};
-use crate::model::{Invite, Node, Standing};
+use crate::model::{Invite, Node, Standing, Wipe};
 
 pub fn add(c: &mut Change<'_>, id: NodeId, name: &str, public_key: &str, certificate: &str) -> Applied {
     name_ok(name)?;
@@ -31,6 +32,7 @@ pub fn add(c: &mut Change<'_>, id: NodeId, name: &str, public_key: &str, certifi
         version: String::new(),
         // What passed before it came it takes from the others.
         credit_ms: c.state.zone.as_ref().map_or(0, |z| z.credit_ms),
+        wipe: None,
     };
     c.state.nodes.insert(id, node);
     c.rows.insert(Row::Node(id));
@@ -57,6 +59,10 @@ pub fn set(c: &mut Change<'_>, id: NodeId, name: Option<&str>, standing: Option<
     if !c.state.nodes.contains_key(&id) {
         return Err(Refusal::Unknown("the node"));
     }
+    let ends = matches!(standing, None | Some(Standing::Faulty));
+    if !ends && c.state.nodes.get(&id).is_some_and(|n| n.wipe.is_some()) {
+        return Err(Refusal::State("the node, which is to be wiped,"));
+    }
     if let Some(name) = name {
         name_ok(name)?;
         if c.state.nodes.values().any(|n| n.id != id && n.name == name) {
@@ -72,6 +78,42 @@ pub fn set(c: &mut Change<'_>, id: NodeId, name: Option<&str>, standing: Option<
         leases::end_all(c, |l| l.node == id);
         forget(c, id);
     }
+    Ok(())
+}
+
+/// A node that nobody waits for any more is to delete what it has. One that still holds work, or the bytes of sectors whose
+/// copies are not made yet, has to end that first, unless it is broken.
+pub fn wipe(c: &mut Change<'_>, id: NodeId) -> Applied {
+    let node = c.state.nodes.get(&id).ok_or(Refusal::Unknown("the node"))?;
+    if node.wipe.is_some() {
+        return Ok(());
+    }
+    let holds =
+        c.state.leases.values().any(|l| l.node == id) || c.state.sectors.values().any(|s| s.staged.contains_key(&id));
+    match node.standing {
+        Standing::Faulty => {}
+        Standing::Standby if !holds => {}
+        Standing::Standby => return Err(Refusal::State("the node, which still holds work,")),
+        _ => return Err(Refusal::State("the node, which is not on standby,")),
+    }
+    if !c.state.nodes.values().any(|n| n.id != id && n.standing == Standing::Member) {
+        return Err(Refusal::Range("the number of nodes"));
+    }
+    if let Some(node) = c.state.nodes.get_mut(&id) {
+        node.wipe = Some(Wipe::Asked);
+        c.rows.insert(Row::Node(id));
+    }
+    Ok(())
+}
+
+/// The sender says that it did.
+pub fn wiped(c: &mut Change<'_>) -> Applied {
+    let id = c.node;
+    let node = c.state.nodes.get_mut(&id).filter(|n| n.wipe.is_some());
+    node.ok_or(Refusal::State("the node, which nobody asked for it,"))?.wipe = Some(Wipe::Done);
+    c.rows.insert(Row::Node(id));
+    leases::end_all(c, |l| l.node == id);
+    forget(c, id);
     Ok(())
 }
 
@@ -200,7 +242,12 @@ pub fn recover_quorum(c: &mut Change<'_>, generation: u32, signature: &str) -> A
         return Err(Refusal::Signature);
     }
     zone.generation = generation;
+    zone.vouched = Some(Vouched { generation, node: me, signature: STANDARD.encode(&signature) });
     c.rows.insert(Row::Zone);
+    if let Some(head) = c.state.head.as_mut() {
+        head.handovers.clear();
+        c.rows.insert(Row::Head);
+    }
     leases::end_all(c, |_| true);
     let others: Vec<NodeId> = c.state.nodes.keys().copied().filter(|id| *id != me).collect();
     for id in others {
@@ -269,6 +316,46 @@ mod tests {
             try_at(&mut late, 6_000, join(7, "a")),
             Outcome::Refused(Refusal::Range("the time: the invite has expired, and it"))
         );
+    }
+
+    #[test]
+    fn only_who_is_on_standby_and_holds_nothing_is_wiped_and_nobody_takes_it_back() {
+        let mut state = State::default();
+        s::all_done(&mut state, &s::begin());
+        let me = s::node();
+        let stand = |node, standing| Command::SetNode { node, name: None, standing: Some(standing) };
+        let wipe = |node| Command::WipeNode { node };
+        assert!(matches!(try_at(&mut state, 1, wipe(me)), Outcome::Refused(Refusal::State(_))), "it is at work");
+        assert_eq!(try_at(&mut state, 1, stand(me, Standing::Standby)), Outcome::Done);
+        assert!(matches!(try_at(&mut state, 1, wipe(me)), Outcome::Refused(Refusal::Range(_))), "nobody else works");
+        let open = Command::OpenInvite { token: Digest([1; 32]), expires_ms: 9_000, witness: false, name: None };
+        s::all_done(&mut state, &[open]);
+        assert_eq!(try_at(&mut state, 1, join(7, "a")), Outcome::Done);
+        assert!(
+            matches!(try_at(&mut state, 1, Command::Wiped {}), Outcome::Refused(Refusal::State(_))),
+            "nobody asked"
+        );
+        let sector = state.sectors.keys().next().copied();
+        if let Some(s) = sector.and_then(|id| state.sectors.get_mut(&id)) {
+            s.staged.insert(me, Default::default());
+            let mut held = state.clone();
+            assert!(matches!(try_at(&mut held, 1, wipe(me)), Outcome::Refused(Refusal::State(_))), "it holds bytes");
+            assert_eq!(try_at(&mut held, 1, stand(me, Standing::Faulty)), Outcome::Done);
+            assert_eq!(try_at(&mut held, 1, wipe(me)), Outcome::Done, "a broken one is not waited for");
+            state.sectors.values_mut().for_each(|s| s.staged.clear());
+        }
+        assert_eq!(try_at(&mut state, 1, wipe(me)), Outcome::Done);
+        assert_eq!(try_at(&mut state, 1, wipe(me)), Outcome::Done, "said again");
+        for back in [Standing::Member, Standing::Draining, Standing::Standby] {
+            assert!(matches!(try_at(&mut state, 1, stand(me, back)), Outcome::Refused(Refusal::State(_))), "{back:?}");
+        }
+        let done = |state: &State, command| crate::effect::took_effect(state, me, &command);
+        assert!(done(&state, wipe(me)) && !done(&state, Command::Wiped {}));
+        assert_eq!(try_at(&mut state, 1, Command::Wiped {}), Outcome::Done);
+        assert!(done(&state, Command::Wiped {}));
+        assert_eq!(state.nodes[&me].wipe, Some(Wipe::Done));
+        let text = serde_json::to_string(&state.nodes[&me]).unwrap();
+        assert!(text.contains(r#""wipe":"done""#), "{text}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use zoneward_sectors::ids::{CopyId, LayerId, SectorId, TargetId};
+use zoneward_sectors::ids::{CopyId, Digest, LayerId, SectorId, TargetId};
 
 use super::{Applied, Change, Refusal, Row, leases};
 use crate::audits::{Audited, Found, SILENT_MAX};
@@ -13,7 +13,9 @@ use crate::planted::{Bug, planted};
 use crate::work::Work;
 
 pub fn open(c: &mut Change<'_>, command: &Command) -> Applied {
-    let Command::OpenSector { sector, checkpoint, class_log2, system, copies_wanted, min_priority } = command else {
+    let Command::OpenSector { sector, checkpoint, class_log2, system, copies_wanted, min_priority, write_only } =
+        command
+    else {
         return Err(Refusal::Unknown("the command"));
     };
     if c.state.sectors.contains_key(sector) {
@@ -44,6 +46,7 @@ pub fn open(c: &mut Change<'_>, command: &Command) -> Applied {
         created_ms: c.now,
         staged: BTreeMap::new(),
         lease: c.lease,
+        write_only: *write_only,
     };
     c.state.sectors.insert(*sector, record);
     c.rows.insert(Row::Sector(*sector));
@@ -51,7 +54,7 @@ pub fn open(c: &mut Change<'_>, command: &Command) -> Applied {
 }
 
 pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
-    let Command::OpenCopy { copy, sector, target, alias, header, header_hash, sealed_dek } = command else {
+    let Command::OpenCopy { copy, sector, target, alias, header, header_hash, sealed_dek, relayed } = command else {
         return Err(Refusal::Unknown("the command"));
     };
     if c.state.copies.contains_key(copy) {
@@ -67,6 +70,7 @@ pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
     leases::held(c, owner)?;
     c.state.targets.get(target).ok_or(Refusal::Unknown("the target"))?;
     place_free(c, *sector, *target, None)?;
+    let stored_id = super::keyless::may_open(c, command)?;
     let record = Copy {
         id: *copy,
         sector: *sector,
@@ -77,6 +81,8 @@ pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
         header_hash: *header_hash,
         sealed_dek: sealed_dek.clone(),
         stored_len: 0,
+        stored_id,
+        relayed: *relayed,
         opened_ms: c.now,
         stored_ms: 0,
         verified_ms: None,
@@ -84,6 +90,7 @@ pub fn open_copy(c: &mut Change<'_>, command: &Command) -> Applied {
         audited_ms: None,
         silent: None,
         trouble: None,
+        stripes: None,
         lease: c.lease,
         unneeded: None,
     };
@@ -123,6 +130,7 @@ pub fn seal(c: &mut Change<'_>, command: &Command) -> Applied {
         refs,
         copy,
         stored_len,
+        stored_id,
     } = command
     else {
         return Err(Refusal::Unknown("the command"));
@@ -167,7 +175,7 @@ pub fn seal(c: &mut Change<'_>, command: &Command) -> Applied {
         s.lease = None;
     }
     c.rows.insert(Row::Sector(*sector));
-    stored(c, *copy, *stored_len);
+    stored(c, *copy, *stored_len, *stored_id);
     Ok(())
 }
 
@@ -189,24 +197,29 @@ fn parts_fit(c: &Change<'_>, s: &RawSector, tar_len: u64, parts: &[(LayerId, Par
     Ok(())
 }
 
-fn stored(c: &mut Change<'_>, copy: CopyId, stored_len: u64) {
+fn stored(c: &mut Change<'_>, copy: CopyId, stored_len: u64, stored_id: Option<Digest>) {
     if let Some(k) = c.state.copies.get_mut(&copy) {
         k.state = CopyState::Stored;
         k.stored_len = stored_len;
+        k.stored_id = stored_id;
         k.stored_ms = c.now;
         k.lease = None;
         c.rows.insert(Row::Copy(copy));
     }
 }
 
-pub fn store_copy(c: &mut Change<'_>, copy: CopyId, stored_len: u64) -> Applied {
+pub fn store_copy(c: &mut Change<'_>, copy: CopyId, stored_len: u64, stored_id: Option<Digest>) -> Applied {
     let k = c.state.copies.get(&copy).ok_or(Refusal::Unknown("the copy"))?;
     let sealed = c.state.sectors.get(&k.sector).is_some_and(RawSector::is_sealed);
     if k.state != CopyState::Open || !(sealed || planted(Bug::CopyBeforeSeal)) {
         return Err(Refusal::State("the copy"));
     }
+    // What was relayed is what it was relayed from, to the byte.
+    if k.relayed.is_some() && k.stored_id != stored_id {
+        return Err(Refusal::Differs("the stored bytes of the copy"));
+    }
     leases::held(c, k.lease)?;
-    stored(c, copy, stored_len);
+    stored(c, copy, stored_len, stored_id);
     Ok(())
 }
 
@@ -216,6 +229,8 @@ pub(super) fn give_up(c: &mut Change<'_>, sector: SectorId) {
         if let Some(k) = c.state.copies.get_mut(&copy) {
             k.state = CopyState::Abandoned;
             k.lease = None;
+            // Nobody opens it any more.
+            k.sealed_dek.clear();
             c.rows.insert(Row::Copy(copy));
         }
     }
@@ -240,7 +255,10 @@ pub fn abandon_copy(c: &mut Change<'_>, copy: CopyId) -> Applied {
     }
     let k = c.state.copies.get_mut(&copy).ok_or(Refusal::Unknown("the copy"))?;
     match k.state {
-        CopyState::Open => k.state = CopyState::Abandoned,
+        CopyState::Open => {
+            k.state = CopyState::Abandoned;
+            k.sealed_dek.clear();
+        }
         CopyState::Abandoned => {
             c.state.copies.remove(&copy);
         }
@@ -314,7 +332,7 @@ pub fn audited(c: &mut Change<'_>, results: &[Audited]) -> Applied {
     for r in results {
         let target = c.state.copies.get(&r.copy).ok_or(Refusal::Unknown("the copy"))?.target;
         leases::held(c, c.state.lease_of(&Work::Audit { target, copy: r.copy }).map(|l| l.epoch))?;
-        if let Found::Wrong { why } | Found::Gone { why } | Found::Silent { why } = &r.found
+        if let Found::Misproved { why } | Found::Wrong { why } | Found::Gone { why } | Found::Silent { why } = &r.found
             && (why.len() > TROUBLE_LEN_MAX || why.chars().any(char::is_control))
         {
             return Err(Refusal::Range("what is wrong with a copy"));
@@ -327,6 +345,10 @@ pub fn audited(c: &mut Change<'_>, results: &[Audited]) -> Applied {
             Found::Whole { all } => {
                 (k.verified_ms, k.audited_ms, k.silent, k.trouble) = (Some(now), Some(now), None, None);
                 k.read_ms = if *all { Some(now) } else { k.read_ms };
+            }
+            Found::Misproved { why } => {
+                (k.verified_ms, k.audited_ms, k.read_ms, k.silent) = (Some(now), Some(now), Some(now), None);
+                k.trouble = Some(why.clone());
             }
             Found::Wrong { why } => (k.state, k.trouble) = (CopyState::Damaged, Some(why.clone())),
             Found::Gone { why } => (k.state, k.trouble) = (CopyState::Lost, Some(why.clone())),

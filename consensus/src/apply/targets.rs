@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use zoneward_sectors::ids::{CopyId, TargetId};
+use zoneward_sectors::ids::{CopyId, Digest, TargetId};
 
 use super::{Applied, Change, Refusal, Row, credentials_ok, leases, name_ok};
 use crate::command::Command;
-use crate::model::Target;
+use crate::limits::TROUBLE_LEN_MAX;
+use crate::model::{Misshown, Target};
 use crate::terms::Terms;
 
 pub fn add(c: &mut Change<'_>, command: &Command) -> Applied {
@@ -29,6 +30,7 @@ pub fn add(c: &mut Change<'_>, command: &Command) -> Applied {
         leaving: false,
         owner_key_hash: None,
         pointer: None,
+        misshown: None,
         reached_by: BTreeSet::new(),
         credentials: credentials.clone(),
         terms: Terms::default(),
@@ -104,6 +106,22 @@ pub fn remove(c: &mut Change<'_>, target: TargetId, lose: bool) -> Applied {
         c.rows.insert(Row::Sector(s.id));
     }
     c.state.targets.remove(&target);
+    c.rows.insert(Row::Target(target));
+    Ok(())
+}
+
+/// A target shows another head than it was given: it gets the newest one anew. Since it was looked at, it may have got it.
+pub fn misshown(c: &mut Change<'_>, target: TargetId, wrote: Digest, what: &str) -> Applied {
+    if what.len() > TROUBLE_LEN_MAX || what.chars().any(char::is_control) {
+        return Err(Refusal::Range("what the target shows"));
+    }
+    let now = c.now;
+    let t = c.state.targets.get_mut(&target).ok_or(Refusal::Unknown("the target"))?;
+    if t.pointer.is_none_or(|p| p.hash != wrote) {
+        return Err(Refusal::Differs("the head that was written there"));
+    }
+    t.pointer = None;
+    t.misshown = Some(Misshown { at_ms: now, what: what.to_owned() });
     c.rows.insert(Row::Target(target));
     Ok(())
 }
@@ -212,7 +230,10 @@ mod tests {
             .collect();
         assert_eq!(to, [2], "the third shares its domain with the second");
         assert_eq!(say(&mut state, s::open_copy(7, 1, 2)), Outcome::Done);
-        assert_eq!(say(&mut state, Command::StoreCopy { copy: s::copy(7), stored_len: 9000 }), Outcome::Done);
+        assert_eq!(
+            say(&mut state, Command::StoreCopy { copy: s::copy(7), stored_len: 9000, stored_id: None }),
+            Outcome::Done
+        );
         assert_eq!(say(&mut state, remove(false)), Outcome::Done);
         assert!(!state.targets.contains_key(&one) && state.copies.values().all(|k| k.target != one));
         // The only copy of something goes with its target if that is said.

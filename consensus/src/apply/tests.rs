@@ -95,7 +95,7 @@ fn refusals_say_why_and_change_nothing() {
         (&open, s::open_copy(2, 1, 1), SameTarget),
         (&open, s::open_copy(2, 1, 9), Unknown("the target")),
         (&open, s::store(1), Refusal::State("the checkpoint")),
-        (&open, Command::StoreCopy { copy: s::copy(1), stored_len: 1 }, Refusal::State("the copy")),
+        (&open, Command::StoreCopy { copy: s::copy(1), stored_len: 1, stored_id: None }, Refusal::State("the copy")),
         (&open, Command::FinishCheckpoint { checkpoint: s::checkpoint(1) }, Refusal::State("the checkpoint")),
         (&open, mark(1, CopyState::Lost), Refusal::State("the copy")),
         (&end, mark(1, CopyState::Open), Refusal::State("the copy")),
@@ -254,7 +254,7 @@ fn an_abandoned_checkpoint_leaves_nothing_but_files_to_remove() {
 fn copies_of_a_sector_share_neither_target_nor_domain() {
     let mut v = s::begin();
     v.extend(s::backup(1, CheckpointKind::Full, 1, true));
-    v.extend([s::open_copy(2, 1, 2), Command::StoreCopy { copy: s::copy(2), stored_len: 1 }]);
+    v.extend([s::open_copy(2, 1, 2), Command::StoreCopy { copy: s::copy(2), stored_len: 1, stored_id: None }]);
     assert_eq!(refused(&after(&v), &s::open_copy(3, 1, 3)), Refusal::SameTarget, "targets 2 and 3 share a cellar");
     let mark = |k, state| Command::MarkCopy { copy: s::copy(k), state };
     v.extend([mark(2, CopyState::Lost), s::open_copy(3, 1, 3)]);

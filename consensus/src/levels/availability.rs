@@ -107,7 +107,8 @@ impl Now<'_> {
     /// What stands against there being a node that takes work.
     fn nobody_works(&self) -> Option<Finding> {
         let with = |s: Standing| self.state.nodes.values().find(move |n| n.standing == s);
-        let draining = with(Standing::Draining).filter(|n| self.alive.contains(&n.id));
+        let draining =
+            with(Standing::Draining).or_else(|| with(Standing::Standby)).filter(|n| self.alive.contains(&n.id));
         let cause = match (draining, with(Standing::Member)) {
             (None, Some(n)) => self.down(n.id),
             (n, _) => {
@@ -160,7 +161,7 @@ impl Now<'_> {
             let known = s.nodes.iter().filter_map(|n| self.state.nodes.get(n));
             let best = known.min_by_key(|n| match n.standing {
                 Standing::Member => 0,
-                Standing::Draining => 1,
+                Standing::Draining | Standing::Standby => 1,
                 Standing::Witness | Standing::Faulty => 2,
             });
             let node =

@@ -75,11 +75,24 @@ struct World<'a> {
     domains: BTreeMap<&'a str, BTreeSet<TargetId>>,
 }
 
-/// Whether a target stands where the zone stands. A folder does, unless its failure domain names another place.
+/// Whether a URL leads to this very device.
+fn is_loopback(url: &str) -> bool {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+    let host = match place.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => place.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Whether a target stands where the zone stands. A folder does, and a server at an address of this device, unless the failure
+/// domain names another place.
 pub fn is_on_site(t: &Target) -> bool {
     match &t.domain {
         Some(d) => d == OWN_SITE || d.strip_prefix(OWN_SITE).is_some_and(|rest| rest.starts_with('/')),
-        None => t.url.starts_with("file:"),
+        None => t.url.starts_with("file:") || is_loopback(&t.url),
     }
 }
 
@@ -261,7 +274,7 @@ impl<'a> World<'a> {
         let nodes = self.state.nodes.values().filter(move |n| mine(&n.id)).map(move |n| {
             let mut targets = self.attached.get(&Some(n.id)).cloned().unwrap_or_default();
             targets.extend(unknown.iter().copied());
-            let keeps = |k: &crate::model::Node| k.id != n.id && k.standing != Standing::Faulty;
+            let keeps = |k: &crate::model::Node| k.id != n.id && k.standing != Standing::Faulty && k.wipe.is_none();
             (n.name.clone(), Loss { targets, state: !self.state.nodes.values().any(keeps) })
         });
         let domains = self.domains.iter().filter(move |_| original != Original::There);
@@ -275,5 +288,28 @@ fn of_disk(cost: Cost, s: &Source) -> Option<u8> {
         Cost::Little => None,
         Cost::Changes(age) if age <= WEEK_MS => Some(3),
         Cost::Changes(_) | Cost::Everything => Some(if s.priority >= IMPORTANT { 5 } else { 4 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_loopback;
+
+    #[test]
+    fn an_address_of_this_device_is_no_other_place() {
+        for here in
+            ["zoneward://127.0.0.1:7440/", "s3+http://localhost/b", "sftp://ann@[::1]:22/x", "webdav://u@127.9.0.1?x"]
+        {
+            assert!(is_loopback(here), "{here}");
+        }
+        for away in [
+            "zoneward://127.example.org/",
+            "https://10.0.0.1/127.0.0.1",
+            "s3://localhosts/b",
+            "file:///x",
+            "sftp://[fe80::1]/",
+        ] {
+            assert!(!is_loopback(away), "{away}");
+        }
     }
 }

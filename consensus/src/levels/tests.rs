@@ -131,7 +131,7 @@ fn a_full_backup_is_the_way_out_when_no_copy_is_left() {
     z.mark(0, 1, CopyState::Damaged);
     z.mark(0, 2, CopyState::Lost);
     let l = z.levels().reliability;
-    assert_eq!((l.number, &l.reason.next()), (5, &Next::BackupFull));
+    assert_eq!((l.number, &l.reason.next()), (5, &Next::StoreAnew));
     z.backup(&[1], &[1, 2]);
     assert_eq!(z.levels().reliability.number, 5, "what did not change was not stored anew");
     z.kind = crate::model::CheckpointKind::Full;

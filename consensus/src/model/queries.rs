@@ -172,6 +172,32 @@ impl State {
         all
     }
 
+    /// Sealed sectors with content of which nothing whole is left anywhere, as far as is known.
+    pub fn gone(&self) -> BTreeSet<SectorId> {
+        let data = self.sectors.values().filter(|s| s.is_sealed() && !s.system);
+        let mut all: BTreeSet<SectorId> = data.map(|s| s.id).collect();
+        for c in self.copies.values().filter(|c| c.is_stored()) {
+            all.remove(&c.sector);
+        }
+        all
+    }
+
+    /// Those of them that lie under a chain of layers.
+    pub fn gone_under<'a>(&self, layers: impl IntoIterator<Item = &'a LayerId>) -> BTreeSet<SectorId> {
+        let gone = self.gone();
+        if gone.is_empty() {
+            return gone;
+        }
+        self.needed_by(layers).0.intersection(&gone).copied().collect()
+    }
+
+    /// Sources of which the newest checkpoint lacks something, with the sectors that nothing is left of.
+    pub fn lacking(&self) -> Vec<(SourceId, BTreeSet<SectorId>)> {
+        let newest = self.complete().pop();
+        let tasks = newest.into_iter().flat_map(|c| &c.tasks).filter(|t| self.sources.contains_key(&t.source));
+        tasks.map(|t| (t.source, self.gone_under(&t.layers))).filter(|(_, gone)| !gone.is_empty()).collect()
+    }
+
     /// System sectors that newer ones replaced: all but the newest two.
     pub fn replaced_systems(&self) -> BTreeSet<SectorId> {
         let mut systems: Vec<_> = self.sectors.values().filter(|s| s.system && s.is_sealed()).collect();

@@ -24,7 +24,7 @@ fn obey(state: &mut State, work: Work, fresh: &mut u8, dead: &[TargetId]) {
             if dead.contains(&target) => {}
         Work::RemoveIncoming { copy, .. } => all_done(state, &[Command::AbandonCopy { copy }]),
         Work::Copy { sector, target } => {
-            let store = Command::StoreCopy { copy: s::copy(n), stored_len: 1 };
+            let store = Command::StoreCopy { copy: s::copy(n), stored_len: 1, stored_id: None };
             all_done(state, &[s::open_copy(n, sector.0[15], number(target)), store]);
         }
         Work::WriteSystem { checkpoint } => {
@@ -115,6 +115,35 @@ fn paused_targets_get_nothing_and_lost_copies_are_made_again() {
         all_done(&mut state, &[Command::MarkCopy { copy, state: CopyState::Damaged }]);
     }
     assert!(!plan(&state, 0).iter().any(|w| matches!(w, Work::Copy { .. })));
+}
+
+#[test]
+fn what_nothing_is_left_of_is_named_with_its_source_and_no_copy_of_it_is_gone_on_with() {
+    let mut state = after(&backed_up());
+    settle(&mut state, &[]);
+    assert_eq!((state.gone().len(), state.lacking()), (0, Vec::new()));
+    let held: Vec<_> = state.copies.values().filter(|c| c.sector == s::sector(1)).map(|c| c.id).collect();
+    all_done(&mut state, &[Command::MarkCopy { copy: held[0], state: CopyState::Lost }]);
+    assert!(state.gone().is_empty(), "another copy is left");
+    let place = state.copies[&held[0]].target.0[15];
+    all_done(&mut state, &[s::open_copy(90, 1, place)]);
+    for copy in &held[1..] {
+        all_done(&mut state, &[Command::MarkCopy { copy: *copy, state: CopyState::Damaged }]);
+    }
+    assert_eq!(state.lacking(), [(s::source(1), [s::sector(1)].into())]);
+    assert!(!plan(&state, 0).iter().any(|w| matches!(w, Work::Copy { sector, .. } if *sector == s::sector(1))));
+    // A full backup needs it no more.
+    all_done(&mut state, &s::backup(50, CheckpointKind::Full, 1, true));
+    assert_eq!((state.gone().len(), state.lacking()), (1, Vec::new()));
+    // A source that is removed is nobody's to read.
+    let mut gone = state.clone();
+    let lost: Vec<_> = gone.copies.values().filter(|c| c.sector == s::sector(50)).map(|c| c.id).collect();
+    for copy in lost {
+        all_done(&mut gone, &[Command::MarkCopy { copy, state: CopyState::Lost }]);
+    }
+    assert_eq!(gone.lacking().len(), 1);
+    all_done(&mut gone, &[Command::RemoveSource { source: s::source(1) }]);
+    assert!(gone.lacking().is_empty());
 }
 
 #[test]

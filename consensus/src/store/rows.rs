@@ -25,6 +25,7 @@ pub fn key(row: &Row) -> String {
         Row::Invite(token) => format!("invite/{token}"),
         Row::Policy => "policy".into(),
         Row::Token(id) => format!("token/{id}"),
+        Row::User(id) => format!("user/{id}"),
     }
 }
 
@@ -48,6 +49,7 @@ pub fn value(state: &State, row: &Row) -> serde_json::Result<Option<Vec<u8>>> {
         Row::Invite(token) => json(state.invites.get(token)),
         Row::Policy => json(Some(&state.policy)),
         Row::Token(id) => json(state.tokens.get(id)),
+        Row::User(id) => json(state.users.get(id)),
     }
 }
 
@@ -82,6 +84,7 @@ pub fn load(state: &mut State, key: &str, value: &[u8]) -> Result<(), String> {
         "sector" => record!(sectors),
         "copy" => record!(copies),
         "token" => record!(tokens),
+        "user" => record!(users),
         "invite" => insert(&mut state.invites, key, read::<Invite>(key, value)?, |x| x.token)?,
         "lease" => insert(&mut state.leases, key, read::<Lease>(key, value)?, |x| x.epoch)?,
         other => return Err(format!("records of the unknown kind {other:?}: was it written by a newer zoneward?")),

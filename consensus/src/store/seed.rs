@@ -83,6 +83,7 @@ fn all(state: &State) -> BTreeSet<Row> {
     rows.extend(state.leases.keys().copied().map(Row::Lease));
     rows.extend(state.invites.keys().copied().map(Row::Invite));
     rows.extend(state.tokens.keys().copied().map(Row::Token));
+    rows.extend(state.users.keys().copied().map(Row::User));
     rows
 }
 

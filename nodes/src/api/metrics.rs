@@ -9,7 +9,7 @@ use actix_web::{HttpResponse, get, web};
 use zoneward_actors::board::StepReport;
 use zoneward_actors::engine::calendar::Stands;
 use zoneward_consensus::levels::{DAY_MS, Levels};
-use zoneward_consensus::model::{Checkpoint, CheckpointState, CopyState, Source, State, TaskState};
+use zoneward_consensus::model::{Checkpoint, CheckpointState, CopyState, Source, Standing, State, TaskState};
 use zoneward_consensus::raft::{Metrics, Role};
 use zoneward_consensus::terms::Outlook;
 use zoneward_sectors::ids::{NodeId, SectorId, SourceId, TargetId};
@@ -18,7 +18,7 @@ use super::{Answer, Shared, views};
 use crate::units::show_path;
 
 /// Every metric: name, type, meaning.
-pub const METRICS: [(&str, &str, &str); 28] = [
+pub const METRICS: [(&str, &str, &str); 29] = [
     ("zoneward_build_info", "gauge", "1; the release as a label"),
     ("zoneward_last_checkpoint_timestamp_seconds", "gauge", "The moment that the newest backup of a source is of"),
     (
@@ -69,6 +69,7 @@ pub const METRICS: [(&str, &str, &str); 28] = [
     ("zoneward_task_running", "gauge", "Steps that run on this node, by kind"),
     ("zoneward_task_remaining_seconds", "gauge", "Time that the longest of them still takes; absent while unknown"),
     ("zoneward_node_up", "gauge", "1 if the node was heard within five seconds"),
+    ("zoneward_node_standby", "gauge", "1 if the node is on standby: it takes no work, and may be off"),
     ("zoneward_raft_term", "gauge", "The term of the consensus"),
     ("zoneward_raft_is_leader", "gauge", "1 if this node decides"),
 ];
@@ -271,6 +272,8 @@ impl Figures<'_> {
             let n = self.state.nodes.get(id)?;
             Some((label("node", &n.name), f64::from(u8::from(*up))))
         });
+        let standby = |n: &zoneward_consensus::model::Node| f64::from(u8::from(n.standing == Standing::Standby));
+        let standby = self.state.nodes.values().map(|n| (label("node", &n.name), standby(n)));
         let of = |kind: &'static str| self.steps.iter().filter(move |s| s.kind == kind);
         let running = KINDS.iter().map(|k| (label("kind", k), of(k).count() as f64));
         let left = KINDS.iter().filter_map(|k| {
@@ -281,6 +284,7 @@ impl Figures<'_> {
         BTreeMap::from([
             ("zoneward_build_info", vec![(label("version", self.version), 1.0)]),
             ("zoneward_node_up", up.collect()),
+            ("zoneward_node_standby", standby.collect()),
             ("zoneward_task_running", running.collect()),
             ("zoneward_task_remaining_seconds", left.collect()),
             ("zoneward_raft_term", vec![(String::new(), self.raft.term as f64)]),
@@ -395,6 +399,7 @@ mod tests {
             last_entries: 0,
             nodes: Vec::new(),
             reading: Default::default(),
+            write_only: false,
         };
         let all = [source(1, "/home/ann/Documents"), source(2, "/home/bob/Documents"), source(3, "/")];
         let state = State { sources: all.into_iter().map(|s| (s.id, s)).collect(), ..State::default() };

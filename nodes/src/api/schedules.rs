@@ -242,7 +242,7 @@ fn wanted(state: &State, new: NewSchedule) -> Result<Schedule, Problem> {
         let found = text.parse().ok().filter(|id| state.sources.contains_key(id));
         sources.push(found.ok_or_else(|| Problem::value(&format!("/sources/{i}"), "no source has this id"))?);
     }
-    Ok(Schedule {
+    let wanted = Schedule {
         cron: new.cron,
         time_zone: new.time_zone,
         window,
@@ -252,7 +252,11 @@ fn wanted(state: &State, new: NewSchedule) -> Result<Schedule, Problem> {
         paused: new.paused,
         since_ms: 0,
         begun_ms: 0,
-    })
+    };
+    if !calendar::meets_window(&wanted, now_ms()) {
+        return Err(Problem::value("/window", "the time of /cron never lies in it"));
+    }
+    Ok(wanted)
 }
 
 fn window(text: &str, pointer: &str) -> Result<Window, Problem> {

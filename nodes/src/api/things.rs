@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::{CheckpointKind, Source, Standing, State};
+use zoneward_consensus::names;
 use zoneward_consensus::seen;
 use zoneward_sectors::glob::Excludes;
 use zoneward_sectors::ids::{CheckpointId, NodeId, SourceId};
@@ -131,6 +132,8 @@ pub enum Drain {
     Member,
     /// It ends what it holds and takes nothing new.
     Draining,
+    /// The same; another took its place, and it keeps what it has until it is wiped.
+    Standby,
 }
 
 /// The change of a record that must be what `If-Match` names.
@@ -209,15 +212,23 @@ pub async fn add_source(shared: Zone, req: HttpRequest, body: web::Json<NewSourc
 }
 
 async fn new_source(shared: &Zone, state: &State, id: SourceId, new: NewSource) -> Result<Source, Problem> {
+    let named = new.path.starts_with(names::SCHEME);
     let nodes = match &new.nodes {
         Some(asked) => readers(state, asked)?,
+        // Any node on which the name lies.
+        None if named => Vec::new(),
         None => vec![shared.node.id()],
     };
-    let path = path_of(&new.path)?;
-    let path = if nodes == [shared.node.id()] { real_path(path).await? } else { path };
+    let path = if named {
+        dfs_path(state, &new.path)?
+    } else {
+        let path = path_of(&new.path)?;
+        let path = if nodes == [shared.node.id()] { real_path(path).await? } else { path };
+        path.as_os_str().as_bytes().to_vec()
+    };
     let source = Source {
         id,
-        path: path.as_os_str().as_bytes().to_vec(),
+        path,
         priority: new.priority,
         copies: new.copies,
         excludes: new.excludes,
@@ -228,12 +239,23 @@ async fn new_source(shared: &Zone, state: &State, id: SourceId, new: NewSource) 
         last_entries: 0,
         nodes,
         reading: Default::default(),
+        write_only: false,
     };
     check(&source)?;
     if state.source_at(&source.path).is_some() {
         return Err(Problem::conflict("there is a source of this path"));
     }
     Ok(source)
+}
+
+/// A dfs path whose name the zone knows, in its one form.
+fn dfs_path(state: &State, text: &str) -> Result<Vec<u8>, Problem> {
+    let path = names::one_form(text.as_bytes());
+    let known = names::name_of(&path).is_some_and(|name| state.policy.names.contains_key(name));
+    match known && names::is_source_path(&path) {
+        true => Ok(path),
+        false => Err(Problem::value("/path", "it is no dfs name that the zone knows")),
+    }
 }
 
 fn path_of(text: &str) -> Result<std::path::PathBuf, Problem> {
@@ -375,6 +397,7 @@ pub async fn change_node(
     let standing = body.standing.map(|s| match s {
         Drain::Member => Standing::Member,
         Drain::Draining => Standing::Draining,
+        Drain::Standby => Standing::Standby,
     });
     let state = change(&shared, digest, Command::SetNode { node: old.id, name: body.name, standing }).await?;
     let n = state.nodes.get(&old.id).ok_or_else(|| Problem::conflict("the node was removed meanwhile"))?;

@@ -91,8 +91,10 @@ impl ZoneView {
 pub struct NodeView {
     pub id: String,
     pub name: String,
-    /// `member`, `draining`, `faulty` or `witness`.
+    /// `member`, `draining`, `faulty`, `witness` or `standby`.
     pub standing: String,
+    /// `asked`: its home is to be wiped; `done`: it is.
+    pub wipe: Option<String>,
     pub joined: String,
     /// The release it runs; empty before its first start.
     pub version: String,
@@ -114,6 +116,7 @@ impl NodeView {
             id: n.id.to_string(),
             name: n.name.clone(),
             standing: word(n.standing),
+            wipe: n.wipe.map(word),
             joined: utc_time(n.joined_ms),
             version: n.version.clone(),
             address: shared.node.cluster.members().get(&n.id).map(|p| p.address.clone()).filter(|a| !a.is_empty()),
@@ -149,6 +152,8 @@ pub struct SourceView {
     pub one_file_system: bool,
     /// From what it is read: `auto`, `off`, `btrfs`, `zfs`, `lvm`, `reflink`, `command`.
     pub snapshot: String,
+    /// What is stored of it only the owner's key opens. It is set on the command line only.
+    pub write_only: bool,
     /// For what it has commands: `before`, `after`, `snapshot`. They are shown and set on the command line only.
     pub commands: Vec<String>,
     /// Nodes that can read it; empty: all can.
@@ -173,6 +178,7 @@ impl SourceView {
             exclude_caches: s.exclude_caches,
             one_file_system: s.one_file_system,
             snapshot: s.reading.snapshot.name().into(),
+            write_only: s.write_only,
             commands: s.reading.commands().map(|(what, _)| what.into()).collect(),
             nodes: s.nodes.iter().map(ToString::to_string).collect(),
             added: utc_time(s.added_ms),

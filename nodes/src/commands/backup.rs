@@ -61,6 +61,8 @@ fn chosen_sources(zone: &mut Zone, a: &BackupArgs, remembered: &mut Vec<Remember
             one_file_system: a.one_file_system,
             shared: a.shared,
             node: a.node.clone(),
+            write_only: false,
+            zone_readable: false,
             reading: ReadingArgs::default(),
         };
         let r = match source::remember(zone, &args, patterns.clone()) {

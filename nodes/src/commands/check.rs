@@ -11,7 +11,7 @@ use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::CopyState;
 use zoneward_consensus::store::StoreError;
-use zoneward_sectors::ids::CopyId;
+use zoneward_sectors::ids::{CopyId, SectorId};
 
 use super::{open, threads};
 use crate::cli::{CheckArgs, Global};
@@ -100,7 +100,8 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &CheckReport, seconds: f64) -> i32 
     out.json(&serde_json::json!({
         "type": "summary", "schema": "zoneward.check/1", "clean": r.is_clean(), "sectors": r.sectors, "copies": r.copies,
         "bytes_read": r.bytes_read, "segments_read": r.segments_read, "catalogs": r.catalogs, "entries": r.entries,
-        "unknown_sectors": r.unknown, "replaced_system_sectors": r.replaced, "seconds": seconds,
+        "unknown_sectors": r.unknown, "replaced_system_sectors": r.replaced, "keyless_copies": r.keyless,
+        "closed_catalogs": r.closed_catalogs, "seconds": seconds,
         "findings": r.findings.iter().map(|f| serde_json::json!({
             "target": f.target.as_ref().map(name), "sector": f.sector, "copy": f.copy, "what": f.what, "damage": f.damage,
         })).collect::<Vec<_>>(),
@@ -134,6 +135,14 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &CheckReport, seconds: f64) -> i32 
         let old = plural(r.replaced, "older system sector", "older system sectors");
         out.say(format!("left out: {old}, which newer ones replaced and nothing needs"));
     }
+    if r.keyless > 0 {
+        let by = "only the owner can read: judged by their stored bytes (--with-owner-key opens them)";
+        out.say(format!("{} {by}", plural(r.keyless, "copy", "copies")));
+    }
+    if r.closed_catalogs > 0 {
+        let n = plural(r.closed_catalogs, "catalog", "catalogs");
+        out.say(format!("left out: {n} that only the owner can read, and that this node does not keep"));
+    }
     let read = if r.bytes_read > 0 { format!(", {} read", bytes(r.bytes_read)) } else { String::new() };
     out.say(format!(
         "{}, {}, {} in {}{read} in {}: {}",
@@ -144,10 +153,20 @@ pub(crate) fn tell(out: Out, zone: &Zone, r: &CheckReport, seconds: f64) -> i32 
         duration(seconds),
         if r.is_clean() { "no damage" } else { "see above" }
     ));
-    if r.findings.iter().any(|f| f.damage && f.sector.is_some()) {
+    let concerned: Vec<_> = r.findings.iter().filter(|f| f.damage).filter_map(|f| f.sector).collect();
+    let state = zone.state();
+    let of_today = || state.complete().pop().into_iter().flat_map(|c| &c.tasks).flat_map(|t| &t.layers);
+    let (needed, known) = state.needed_by(of_today());
+    let data = |s: &SectorId| state.sectors.get(s).is_some_and(|s| !s.system);
+    if !concerned.is_empty() && known && concerned.iter().all(|s| data(s) && !needed.contains(s)) {
         out.say(
-            "next: zoneward backup makes copies anew of what another target has whole; of what no target has whole,\n      \
-             zoneward backup --full stores anew what is still in its source",
+            "next: the newest checkpoint is not concerned; zoneward backup makes copies anew of what another target has whole. What\n      \
+             older checkpoints lost stays lost: zoneward forget CP lets go of those",
+        );
+    } else if !concerned.is_empty() {
+        out.say(
+            "next: zoneward backup makes copies anew of what another target has whole; of what no target has whole\n      \
+             it stores anew what is still in its source",
         );
     }
     code

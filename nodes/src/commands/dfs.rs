@@ -62,7 +62,7 @@ fn list(out: Out, state: &State) {
 
 /// A name, with or without the scheme.
 fn plain(text: &str) -> Result<String, Failure> {
-    let name = text.strip_prefix(SCHEME).unwrap_or(text);
+    let name = text.strip_prefix(SCHEME).unwrap_or(text).trim_end_matches('/');
     if is_name(name) {
         return Ok(name.to_owned());
     }

@@ -9,7 +9,7 @@ use zoneward_actors::clock::now_ms;
 use zoneward_actors::retention::{Judged, judge};
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
-use zoneward_consensus::keep::{Hold, Rules, grace_is_over, held_back};
+use zoneward_consensus::keep::{Hold, Rules, Sudden, grace_is_over, held_back};
 use zoneward_consensus::model::{Checkpoint, State};
 use zoneward_consensus::owner::{Act, OwnerWord, message};
 use zoneward_sectors::crypto::Signer;
@@ -85,11 +85,21 @@ fn line(c: &Checkpoint) -> String {
 }
 
 /// Why forgetting waits for the owner.
+/// A sudden change in words.
+pub(crate) fn sudden_text(state: &State, change: &Sudden) -> String {
+    let path = state.source_ever(change.source).map_or_else(|| change.source.to_string(), |s| show_path(&s.path));
+    let Sudden { seq, files, of, .. } = change;
+    format!("in checkpoint {seq}, {files} of {of} files of {path} had changed or gone at once")
+}
+
 pub(crate) fn hold_text(state: &State, hold: &Hold) -> String {
     match hold {
         Hold::LastVerified(source) => {
             let path = state.source_ever(*source).map_or_else(|| source.to_string(), |s| show_path(&s.path));
             format!("of {path} no other checkpoint is left that was looked at and found whole")
+        }
+        Hold::Pinned(change) => {
+            format!("it holds what was there before a sudden change: {}", sudden_text(state, change))
         }
         Hold::Much { gone, of } => format!("{} of {} would be needed no more", bytes(*gone), bytes(*of)),
     }

@@ -95,7 +95,7 @@ pub(super) fn separate(new: &Url, others: &[Url]) -> Result<(), Failure> {
 }
 
 /// A kit opens everything: it must not lie where the backups do.
-fn kit_is_apart(kit: &Path, targets: &[Url]) -> Result<(), Failure> {
+pub(super) fn kit_is_apart(kit: &Path, targets: &[Url]) -> Result<(), Failure> {
     match target_around(kit, targets) {
         None => Ok(()),
         Some(target) => {

@@ -12,7 +12,9 @@ use std::time::Duration;
 use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::mount::{UnmountFlags, unmount};
 use zoneward_actors::home::{real, target_around};
+use zoneward_actors::keyless::closed;
 use zoneward_actors::mount::{Shown, View};
+use zoneward_actors::restore::sources_of;
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::model::Checkpoint;
 use zoneward_sectors::entry::Stamp;
@@ -22,6 +24,7 @@ use super::{absolute, open};
 use crate::cli::{Global, MountArgs};
 use crate::errors::{Failure, chain, exit};
 use crate::output::Out;
+use crate::translate::OWNER_KEY;
 use crate::units::{local_stamp, plural, shown};
 
 use fs::{Fs, Teller};
@@ -98,6 +101,11 @@ pub fn mount(g: &Global, out: Out, a: &MountArgs) -> Result<i32, Failure> {
     let (shown_all, bytes) = what_is_shown(&zone, a.checkpoint.as_deref())?;
     for t in zone.unreachable() {
         out.warn(format!("target {} cannot be reached: what lies there alone cannot be read", t.name));
+    }
+    let layers: Vec<_> =
+        shown_all.iter().flat_map(|s| sources_of(&zone, s.checkpoint)).flat_map(|h| h.layers).collect();
+    if !closed(&zone, &layers).is_empty() {
+        out.warn(format!("files of write-only sources cannot be read here: {OWNER_KEY}"));
     }
     let still = zone.still();
     // Lets go of the home: from here on backups go on beside this.

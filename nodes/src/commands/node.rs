@@ -1,23 +1,22 @@
 //! `node`: who belongs to the zone.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
 use zoneward_actors::clock::now_ms;
 use zoneward_actors::join::Waiting;
-use zoneward_actors::serve::MemberChange;
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
-use zoneward_consensus::model::Standing;
+use zoneward_consensus::model::{Standing, Wipe};
 use zoneward_sectors::cert::NodeCertificate;
 use zoneward_sectors::ids::{Digest, NodeId};
 use zoneward_transport::limits::INVITE_ADDRESSES_MAX;
 use zoneward_transport::{Invite, Role, zone_fingerprint};
 
-use super::{keys, node_by_name, open, serving};
+use super::{keys, node_by_name, node_out, open, serving};
 use crate::cli::{Global, InviteArgs, NodeCommand};
 use crate::daemon::client::{Client, ClientError};
 use crate::daemon::local::{NewInvite, Signed, Status};
@@ -26,11 +25,9 @@ use crate::output::Out;
 use crate::units::duration;
 
 /// How often it is looked whether somebody has come, ms.
-const LOOK_MS: u64 = 200;
+pub(super) const LOOK_MS: u64 = 200;
 /// A node that has not been heard for so long is told as silent, ms.
 pub(crate) const SILENT_MS: u64 = zoneward_consensus::levels::SILENT_MS;
-/// How long a node that is to go may take to end what it holds.
-const DRAIN: Duration = Duration::from_secs(3600);
 
 pub fn node(g: &Global, out: Out, command: NodeCommand) -> Result<i32, Failure> {
     match command {
@@ -55,8 +52,17 @@ pub fn node(g: &Global, out: Out, command: NodeCommand) -> Result<i32, Failure> 
             };
             set(g, out, &node, None, Some(standing), said)
         }
-        NodeCommand::Remove { node, yes } => remove(g, out, &node, yes),
-        NodeCommand::Replace { old, new } => replace(g, out, &old, &new),
+        NodeCommand::Standby { node, undo } => {
+            let (standing, said) = if undo {
+                (Standing::Member, "it takes work again")
+            } else {
+                (Standing::Standby, "it ends what it holds, takes nothing new, and keeps what it has")
+            };
+            set(g, out, &node, None, Some(standing), said)
+        }
+        NodeCommand::Remove { node, yes } => node_out::remove(g, out, &node, yes),
+        NodeCommand::Replace { old, new, keep } => node_out::replace(g, out, &old, &new, keep),
+        NodeCommand::Wipe { node, confirm } => node_out::wipe(g, out, &node, confirm.as_deref()),
     }
 }
 
@@ -96,10 +102,14 @@ pub(crate) fn client_failed(e: ClientError) -> Failure {
 pub(crate) struct Known {
     pub name: String,
     pub standing: &'static str,
+    /// Its home is to be wiped, or is.
+    pub wipe: Option<Wipe>,
     pub role: String,
     pub version: String,
     /// Seconds since it was last heard; `None`: never, or no daemon runs here.
     pub heard_s: Option<u64>,
+    /// Seconds since the daemon that did not hear it started.
+    pub started_s: Option<u64>,
     pub address: String,
 }
 
@@ -109,6 +119,7 @@ pub(crate) fn standing(s: Standing) -> &'static str {
         Standing::Draining => "draining",
         Standing::Faulty => "faulty",
         Standing::Witness => "witness",
+        Standing::Standby => "standby",
     }
 }
 
@@ -121,6 +132,8 @@ pub(crate) fn known(zone: &Zone, status: Option<&Status>) -> Vec<(NodeId, Known)
         .map(|n| {
             let report = status.and_then(|s| s.reports.get(&n.id));
             let heard_s = report.map(|r| now_ms().saturating_sub(r.at_ms) / 1000);
+            let mine = status.and_then(|s| s.reports.get(&s.node));
+            let started_s = mine.map(|r| now_ms().saturating_sub(r.started_ms) / 1000);
             let voter = status.map(|s| s.voters.contains(&n.id));
             let leads = status.is_some_and(|s| s.leader == Some(n.id));
             let role = match (leads, voter) {
@@ -131,22 +144,24 @@ pub(crate) fn known(zone: &Zone, status: Option<&Status>) -> Vec<(NodeId, Known)
             };
             let address = status.and_then(|s| s.members.get(&n.id)).map_or_else(String::new, |p| p.address.clone());
             let (name, standing, version) = (n.name.clone(), standing(n.standing), n.version.clone());
-            (n.id, Known { name, standing, role: role.to_owned(), version, heard_s, address })
+            (n.id, Known { name, standing, wipe: n.wipe, role: role.to_owned(), version, heard_s, address, started_s })
         })
         .collect();
     all.sort_by(|a, b| a.1.name.cmp(&b.1.name));
     all
 }
 
-fn show(out: Out, zone: &Zone, status: Option<&Status>) {
+pub(super) fn show(out: Out, zone: &Zone, status: Option<&Status>) {
     let all = known(zone, status);
-    out.json(&serde_json::json!({"schema": "zoneward.nodes/1", "nodes": all.iter().map(|(id, n)| serde_json::json!({
-        "id": id, "name": n.name, "standing": n.standing, "role": n.role, "version": n.version, "heard_seconds": n.heard_s,
+    let fingerprint = zone_fingerprint(zone.owner().sign_public());
+    out.json(&serde_json::json!({"schema": "zoneward.nodes/1", "fingerprint": fingerprint, "nodes": all.iter().map(|(id, n)| serde_json::json!({
+        "id": id, "name": n.name, "standing": n.standing, "wipe": n.wipe, "role": n.role, "version": n.version, "heard_seconds": n.heard_s,
         "address": n.address, "this": *id == zone.node(),
     })).collect::<Vec<_>>()}));
     for (id, n) in &all {
         out.answer(line(*id, n, zone.node()));
     }
+    out.answer(format!("zone fingerprint: {fingerprint} (who joins is shown the same)"));
     if status.is_none() && all.len() > 1 {
         out.answer("no daemon runs here: zoneward up");
     }
@@ -158,13 +173,22 @@ pub(crate) fn line(id: NodeId, n: &Known, me: NodeId) -> String {
         _ if id == me => "this node".to_owned(),
         Some(s) if s * 1000 < SILENT_MS => "heard just now".to_owned(),
         Some(s) => format!("SILENT for {}", duration(s as f64)),
-        None => "NOT HEARD since this daemon started".to_owned(),
+        // What was before, no node remembers across its start.
+        None => match n.started_s {
+            Some(s) => format!("NOT HEARD since this node started {} ago", duration(s as f64)),
+            None => "no daemon runs here to hear it".to_owned(),
+        },
+    };
+    let heard = match n.wipe {
+        None => heard,
+        Some(Wipe::Asked) => format!("to be wiped; {heard}"),
+        Some(Wipe::Done) => "wiped: zoneward node wipe takes it out".to_owned(),
     };
     let version = if n.version.is_empty() { "not started yet" } else { &n.version };
     format!("{:<14} {:<9} {:<8} {version:<9} {:<22} {heard}", n.name, n.standing, n.role, n.address)
 }
 
-fn need_daemon(g: &Global) -> Result<Client, Failure> {
+pub(super) fn need_daemon(g: &Global) -> Result<Client, Failure> {
     serving(g).ok_or_else(|| {
         Failure::new(2007, exit::FAILED, "no daemon runs in this home")
             .why("nodes talk to each other by their daemons")
@@ -275,101 +299,4 @@ fn attend(
         }
         std::thread::sleep(Duration::from_millis(LOOK_MS));
     }
-}
-
-fn change(client: &Client, change: &MemberChange) -> Result<(), Failure> {
-    client.send(Method::POST, "/local/members", change).map_err(client_failed)?;
-    Ok(())
-}
-
-/// Takes a node out: it ends what it holds if it still runs, then nobody listens to it any more.
-fn remove(g: &Global, out: Out, node: &str, yes: bool) -> Result<i32, Failure> {
-    let client = need_daemon(g)?;
-    let mut zone = open(g)?;
-    let id = node_by_name(zone.state(), node)?;
-    if id == zone.node() {
-        return Err(
-            Failure::new(2024, exit::REFUSED, "this is the node that you are on").help("take it out from another node")
-        );
-    }
-    let only: Vec<String> =
-        zone.state().sources.values().filter(|s| s.nodes == [id]).map(|s| crate::units::show_path(&s.path)).collect();
-    if !only.is_empty() && !yes {
-        return Err(Failure::new(2025, exit::REFUSED, "only this node can read some sources")
-            .why(only.join(", "))
-            .help(
-                "give them another node (zoneward source add PATH --node NAME), or say --yes: what is stored stays",
-            ));
-    }
-    let status = client.status().map_err(client_failed)?;
-    let alive = status.reports.get(&id).is_some_and(|r| now_ms().saturating_sub(r.at_ms) < SILENT_MS);
-    let faulty = zone.state().nodes.get(&id).is_some_and(|n| n.standing == Standing::Faulty);
-    let witness = zone.state().nodes.get(&id).is_some_and(|n| n.standing == Standing::Witness);
-    if alive && !faulty {
-        drain(&mut zone, out, id)?;
-    }
-    // Two votes are worse than one: with one node fewer, the votes stay odd.
-    let voters = status.voters.iter().filter(|v| **v != id).count();
-    change(&client, &MemberChange::Remove { node: id })?;
-    if voters.is_multiple_of(2) && status.voters.contains(&id) {
-        let spare = status.voters.iter().find(|v| **v != id && Some(**v) != status.leader);
-        if let Some(spare) = spare {
-            change(&client, &MemberChange::Demote { node: *spare })?;
-        }
-    }
-    zone.propose(Command::RemoveNode { node: id })?;
-    out.say(format!("{node} does not belong to the zone any more: nobody listens to it"));
-    if !witness {
-        out.say("the zone makes a new secret now, which that node never had");
-        let known = zone.state().targets.values().filter(|t| t.credentials.is_some()).map(|t| t.name.clone());
-        let known: Vec<String> = known.collect();
-        if !known.is_empty() {
-            out.say(format!(
-                "it knew the credentials of {}: if it is in other hands, change them there and",
-                known.join(", ")
-            ));
-            out.say("tell the zone: zoneward target credentials NAME --credentials-file FILE");
-        }
-    }
-    show(out, &zone, client.status().ok().as_ref());
-    Ok(0)
-}
-
-fn drain(zone: &mut Zone, out: Out, id: NodeId) -> Result<(), Failure> {
-    zone.propose(Command::SetNode { node: id, name: None, standing: Some(Standing::Draining) })?;
-    let (until, stop) = (Instant::now() + DRAIN, crate::interrupt::stop());
-    let mut said = false;
-    while zone.state().leases.values().any(|l| l.node == id) {
-        if !said {
-            out.say("it ends what it holds …");
-            said = true;
-        }
-        if Instant::now() > until || stop.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(Failure::new(2026, exit::FAILED, "the node still holds work")
-                .help("wait for it, or give it up for broken: zoneward node mark-faulty NAME"));
-        }
-        std::thread::sleep(Duration::from_millis(LOOK_MS));
-        zone.refresh();
-    }
-    Ok(())
-}
-
-/// A new node takes the place of an old one: what only the old one could read, the new one reads from now on.
-fn replace(g: &Global, out: Out, old: &str, new: &str) -> Result<i32, Failure> {
-    let mut zone = open(g)?;
-    let (old_id, new_id) = (node_by_name(zone.state(), old)?, node_by_name(zone.state(), new)?);
-    if old_id == new_id {
-        return Err(Failure::new(2001, exit::USAGE, "a node cannot replace itself"));
-    }
-    let sources: Vec<_> = zone.state().sources.values().filter(|s| s.nodes.contains(&old_id)).cloned().collect();
-    for mut source in sources {
-        source.nodes.retain(|n| *n != old_id && *n != new_id);
-        source.nodes.push(new_id);
-        source.nodes.sort();
-        out.say(format!("{} is read by {new} from now on", crate::units::show_path(&source.path)));
-        zone.propose(Command::PutSource { source })?;
-    }
-    zone.propose(Command::SetNode { node: old_id, name: None, standing: Some(Standing::Faulty) })?;
-    drop(zone);
-    remove(g, out, old, true)
 }

@@ -124,6 +124,13 @@ fn tell(out: Out, seen: &Outlook, max_waste: u8) {
             plural(seen.over as u64, "forgotten checkpoint", "forgotten checkpoints")
         ));
     }
+    if !seen.closed.is_empty() {
+        out.say(format!(
+            "{} only the owner can read: what is dead of {} stays until a full backup, or --with-owner-key without a daemon",
+            plural(seen.closed.len() as u64, "source", "sources"),
+            if seen.closed.len() == 1 { "it" } else { "them" }
+        ));
+    }
     if seen.unneeded > 0 {
         let n = plural(seen.unneeded, "sector", "sectors");
         out.say(format!("{n} that nothing needs go: {}", bytes(seen.unneeded_bytes)));
@@ -142,7 +149,7 @@ fn document(seen: &Outlook, made: Option<(&Synthetic, f64)>) -> serde_json::Valu
     serde_json::json!({
         "type": "summary", "schema": "zoneward.prune/1", "applied": made.is_some(),
         "bytes": seen.bytes(), "dead_bytes": seen.dead(), "freed_bytes": seen.freed(), "moved_bytes": seen.moved(),
-        "sectors": seen.sectors.len() as u64 + seen.unneeded, "unneeded_sectors": seen.unneeded,
+        "sectors": seen.sectors.len() as u64 + seen.unneeded, "unneeded_sectors": seen.unneeded, "closed_sources": seen.closed.len(),
         "rewritten_sectors": seen.leave.len(), "checkpoints_gone": seen.over, "needs_owner": seen.is_much(),
         "checkpoint": made.map(|(m, _)| m.checkpoint), "seconds": made.map(|(_, s)| s),
         "stored_bytes": made.map(|(m, _)| m.rewritten.stored_bytes),

@@ -7,6 +7,7 @@ use std::time::Instant;
 use zeroize::Zeroizing;
 use zoneward_actors::errors::ZoneError;
 use zoneward_actors::home::HomeError;
+use zoneward_actors::keyless::closed;
 use zoneward_actors::recover::{
     Found, Note, Pending, RecoverError, ZoneOn, find, finish, pending, take_over, zones_on,
 };
@@ -19,6 +20,7 @@ use zoneward_sectors::keyfile::{OwnerKeyFile, Words};
 use zoneward_sectors::owner::OwnerKeys;
 use zoneward_targets::Target;
 
+use super::keys::unlock;
 use super::make::{apart as home_apart, host_name, parse_url, place};
 use super::restore::{Selection, missing, run, tell};
 use super::{absolute, home, open, threads};
@@ -49,18 +51,23 @@ pub fn recover(g: &Global, out: Out, a: &RecoverArgs) -> Result<i32, Failure> {
     if a.finish {
         return end(out, &dir, before);
     }
-    if before.is_none() {
-        bring_state(g, out, a, &dir)?;
-    } else {
-        out.say("the zone's state is here already; going on with its files");
-    }
+    let (owner, behind) = match before {
+        None => {
+            let (owner, behind) = bring_state(g, out, a, &dir)?;
+            (Some(owner), behind)
+        }
+        Some(_) => {
+            out.say("the zone's state is here already; going on with its files");
+            (None, false)
+        }
+    };
     if a.state_only {
         out.say(
             "next: zoneward recover --to DIR or --in-place brings the files; zoneward checkpoints shows what there is",
         );
-        return Ok(0);
+        return Ok(if behind { exit::INCOMPLETE } else { 0 });
     }
-    bring_files(g, out, a, &dir)
+    bring_files(g, out, a, &dir, owner, behind)
 }
 
 fn end(out: Out, dir: &Path, before: Option<Pending>) -> Result<i32, Failure> {
@@ -82,7 +89,7 @@ fn say_what_is_next(out: Out) {
 const TRIED_MAX: usize = 16;
 
 /// The zone that the keys open, of those on the target.
-fn choose(
+pub(super) fn choose(
     on: &str,
     zones: Vec<ZoneOn>,
     key: Option<&Path>,
@@ -138,7 +145,7 @@ fn read_key(path: &Path) -> Result<OwnerKeyFile, Failure> {
     OwnerKeyFile::from_bytes(&read).map_err(|e| fail(e.to_string()))
 }
 
-fn failed(e: RecoverError) -> Failure {
+pub(super) fn failed(e: RecoverError) -> Failure {
     let why = chain(&e);
     match e {
         RecoverError::Zone(e) => e.into(),
@@ -155,6 +162,14 @@ fn failed(e: RecoverError) -> Failure {
         .help(
             "make another target of the zone reachable, or name it with --target; --only-this-target leaves others out",
         ),
+        RecoverError::Unvouched { .. } => {
+            Failure::new(1666, exit::REFUSED, "a target shows a newer head that the zone's voters did not sign")
+                .why(why)
+                .help(
+                    "it may be forged by a node that was stolen, or the voters changed while most of them were lost. Compare \
+                     the head code that you kept; name the target that you trust with --target, and add --only-this-target",
+                )
+        }
         RecoverError::Forked { .. } => {
             Failure::new(1617, exit::REFUSED, "the zone has two histories, and which one counts is for you to say")
                 .why(why)
@@ -163,8 +178,8 @@ fn failed(e: RecoverError) -> Failure {
     }
 }
 
-/// Brings the zone's state here: from then on this is the home of its only node.
-fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(), Failure> {
+/// Brings the zone's state here: from then on this is the home of its only node. Answers whether a newer one is known of.
+fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(OwnerKeys, bool), Failure> {
     let Some(url) = &a.target else {
         return Err(Failure::new(1611, exit::USAGE, "there is no recovery to go on with in this home")
             .help("name a target of the lost zone: zoneward recover --target URL"));
@@ -190,6 +205,7 @@ fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(), 
     if let Some(known) = &known {
         compare(known, &found)?;
     }
+    let behind = found.is_behind();
     let name = a.node_name.clone().unwrap_or_else(host_name);
     take_over(dir, found, &owner, &file, (target.id(), &place), &name).map_err(failed)?;
     if !file.has_passphrase() {
@@ -198,7 +214,7 @@ fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(), 
     out.say(
         "devices of the old zone that still run must not be used any more: they would write as if nothing had happened",
     );
-    Ok(())
+    Ok((owner, behind))
 }
 
 /// Whether what was found is what a person knows of, or newer.
@@ -252,11 +268,15 @@ fn tell_found(out: Out, found: &Found) {
     notes.iter().for_each(|n| out.warn(n));
 }
 
-fn note(n: &Note) -> String {
+pub(super) fn note(n: &Note) -> String {
     match n {
         Note::NoHead { target } => format!(
             "target {target} shows no head that can be believed; this is the newest system data among its sectors, and \
              newer data may lie elsewhere"
+        ),
+        Note::HeadAway { target, why } => format!(
+            "target {target} does not let its head be read ({why}); this is the newest system data among its sectors, and newer \
+             data may lie elsewhere"
         ),
         Note::Unreadable { target, n, time_ms } => format!(
             "the newest system data that target {target} speaks of ({n}, of {}) cannot be read there; another target's is \
@@ -269,6 +289,14 @@ fn note(n: &Note) -> String {
                 local_time(*time_ms)
             )
         }
+        Note::Overruled { target, n, time_ms } => format!(
+            "target {target} shows a state ({n}, of {}) in the name of nodes that no longer speak for the zone: it is left out",
+            local_time(*time_ms)
+        ),
+        Note::Unvouched { n } => format!(
+            "head {n} is signed by a node of the zone, and nothing shows that most of its voters agreed: compare it with the head \
+             code that you kept"
+        ),
         Note::Away { target, why } => format!("target {target} cannot be asked, and may know of newer data: {why}"),
         Note::Wasteful { target } => format!(
             "target {target} lists sectors that cannot be read, and was not looked through to its end: copies there may be \
@@ -278,10 +306,26 @@ fn note(n: &Note) -> String {
     }
 }
 
-/// Brings files back, source by source, the most important first.
-fn bring_files(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<i32, Failure> {
-    let zone = open(g)?;
+/// Brings files back, source by source, the most important first. What only the owner can read needs the owner's keys again
+/// if this goes on with what was cut.
+fn bring_files(
+    g: &Global,
+    out: Out,
+    a: &RecoverArgs,
+    dir: &Path,
+    owner: Option<OwnerKeys>,
+    behind: bool,
+) -> Result<i32, Failure> {
+    let mut zone = open(g)?;
     let checkpoint = zone.state().find_checkpoint(&a.checkpoint)?.clone();
+    let layers: Vec<_> = checkpoint.tasks.iter().flat_map(|t| t.layers.iter().copied()).collect();
+    if !closed(&zone, &layers).is_empty() {
+        let keys = match owner {
+            Some(keys) => keys,
+            None => unlock(g, &zone)?.keys,
+        };
+        zone.use_owner_keys(keys);
+    }
     let to = a.to.as_deref().map(absolute).transpose()?;
     if to.is_none() && !a.in_place {
         return Err(Failure::new(1618, exit::USAGE, "where shall the files go?")
@@ -294,7 +338,10 @@ fn bring_files(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<i32,
             exit::FAILED,
             format!("checkpoint {} holds no {}", checkpoint.seq, show_path(&m)),
         )
-        .help("zoneward ls CP PATH and zoneward find PATTERN show what there is"));
+        .help(
+            "zoneward ls CP PATH and zoneward find PATTERN show what there is. The zone's state is here and stays: zoneward \
+             recover again, without --target, goes on",
+        ));
     }
     if let Some(to) = &to {
         super::restore::apart(&zone, to)?;
@@ -309,6 +356,10 @@ fn bring_files(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<i32,
     };
     let total = run(g, &zone, &request)?;
     let code = tell(out, &total, to.as_deref(), started.elapsed().as_secs_f64());
+    if behind {
+        out.warn("all of this is of an older state: the newest one could not be read");
+    }
+    let code = if behind && code == 0 { exit::INCOMPLETE } else { code };
     tell_rest(out, &zone, dir, a, code)?;
     Ok(code)
 }

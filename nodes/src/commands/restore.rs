@@ -92,21 +92,35 @@ pub fn restore(g: &Global, out: Out, a: &RestoreArgs) -> Result<i32, Failure> {
         let text = format!("nothing in checkpoint {} fits what was asked for", a.checkpoint);
         return Err(Failure::new(1602, exit::FAILED, text).help(PATTERNS));
     }
-    Ok(tell(out, &total, to.as_deref(), started.elapsed().as_secs_f64()))
+    let code = tell(out, &total, to.as_deref(), started.elapsed().as_secs_f64());
+    if total.damage_count > 0 {
+        out.say("next: zoneward check notes what is damaged; after it zoneward backup makes it anew where it can");
+    }
+    Ok(code)
 }
 
 /// What is restored lies in the clear: not where whoever holds a target sees it, nor among the zone's own files.
 pub(super) fn apart(zone: &Zone, to: &Path) -> Result<(), Failure> {
+    if to.exists() && !to.is_dir() {
+        return Err(not_to(to, "something that is no directory is there"));
+    }
+    apart_file(zone, to)
+}
+
+/// The same, where a file may go.
+pub(super) fn apart_file(zone: &Zone, to: &Path) -> Result<(), Failure> {
     let urls: Vec<Url> = zone.state().targets.values().filter_map(|t| t.url.parse().ok()).collect();
-    let why = match target_around(to, &urls) {
-        Some(target) => format!("whoever holds the target {} could read it", target.display()),
-        None if real(to).starts_with(real(zone.home.dir())) => "the zone's own files lie there".to_owned(),
-        None if to.exists() && !to.is_dir() => "something that is no directory is there".to_owned(),
-        None => return Ok(()),
-    };
-    Err(Failure::new(1605, exit::REFUSED, format!("nothing is restored to {}", to.display()))
+    match target_around(to, &urls) {
+        Some(target) => Err(not_to(to, format!("whoever holds the target {} could read it", target.display()))),
+        None if real(to).starts_with(real(zone.home.dir())) => Err(not_to(to, "the zone's own files lie there")),
+        None => Ok(()),
+    }
+}
+
+fn not_to(to: &Path, why: impl Into<String>) -> Failure {
+    Failure::new(1605, exit::REFUSED, format!("nothing is restored to {}", to.display()))
         .why(why)
-        .help("give another --to DIR"))
+        .help("give another place")
 }
 
 /// Runs a restore with its progress shown.

@@ -106,6 +106,16 @@ fn set(zone: &mut Zone, a: &ScheduleArgs) -> Result<String, Failure> {
             .why(why)
             .help("minute hour day month weekday, for example '30 2 * * *' for half past two each night")
     })?;
+    if !calendar::meets_window(&schedule, now_ms()) {
+        let window = schedule.window.map_or_else(String::new, show_window);
+        return Err(Failure::new(
+            2048,
+            exit::USAGE,
+            format!("the cron line {:?} never falls into {window}", schedule.cron),
+        )
+        .why("between these hours the schedule may begin, and its time never lies there")
+        .help("change --cron or --window; --window any takes the window away"));
+    }
     let (name, paused) = (a.name.clone(), schedule.paused);
     zone.propose(Command::PutSchedule { name, schedule })?;
     let stands = stands(zone.state(), None);

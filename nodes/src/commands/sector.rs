@@ -45,21 +45,26 @@ fn list(zone: &Zone, out: Out) -> Result<i32, Failure> {
     let mut all: Vec<_> = zone.state().sectors.values().filter(|s| s.is_sealed()).collect();
     all.sort_by_key(|s| (s.created_ms, s.id));
     let target = |id| zone.state().targets.get(id).map_or_else(String::new, |t| t.name.clone());
-    let mut rows = Vec::new();
+    let (keyless, mut rows) = (zone.state().keyless(), Vec::new());
     for s in all {
         let copies: Vec<_> = zone.state().copies.values().filter(|c| c.sector == s.id && !c.is_open()).collect();
         rows.push(serde_json::json!({
             "id": s.id, "raw_id": s.raw_id, "class_bytes": 1u64 << s.class_log2, "raw_bytes": s.raw_len, "tar_bytes": s.tar_len,
-            "system": s.system, "checkpoint": s.checkpoint, "created": utc_time(s.created_ms), "copies_wanted": s.copies_wanted,
+            "system": s.system, "keyless": keyless.contains(&s.id), "checkpoint": s.checkpoint, "created": utc_time(s.created_ms), "copies_wanted": s.copies_wanted,
             "copies": copies.iter().map(|c| serde_json::json!({
                 "id": c.id, "target": target(&c.target), "state": c.state, "bytes": c.stored_len,
                 "verified": c.verified_ms.map(utc_time), "audited": c.audited_ms.map(utc_time),
-                "read": c.read_ms.map(utc_time), "trouble": c.trouble,
+                "read": c.read_ms.map(utc_time), "trouble": c.trouble, "relayed": c.relayed.map(|r| r.copy),
+                "challenges": c.stripes.as_ref().map(|s| serde_json::json!({"told": s.next, "left": s.left()})),
             })).collect::<Vec<_>>(),
         }));
         let on: Vec<String> =
             copies.iter().map(|c| format!("{} ({:?})", target(&c.target), c.state).to_lowercase()).collect();
-        let kind = if s.system { "system" } else { "data" };
+        let kind = match (s.system, keyless.contains(&s.id)) {
+            (true, _) => "system",
+            (false, true) => "data, write-only",
+            (false, false) => "data",
+        };
         out.answer(format!(
             "{}  {kind:<6}  {:>8} of {:>8}  {}  {}",
             s.id,

@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use zoneward_actors::keyless::forget_keys;
 use zoneward_actors::reading::allowed;
 use zoneward_actors::zone::Zone;
 use zoneward_consensus::command::Command;
 use zoneward_consensus::model::{Checkpoint, CheckpointState, Source, State, TaskState};
 use zoneward_consensus::names;
 use zoneward_consensus::reading::{Reading, SnapshotKind};
-use zoneward_sectors::ids::{NodeId, SourceId};
+use zoneward_sectors::ids::{NodeId, SectorId, SourceId};
 use zoneward_targets::Url;
 
 use super::{as_stored, open};
@@ -30,11 +31,14 @@ pub fn source(g: &Global, out: Out, command: SourceCommand) -> Result<i32, Failu
         SourceCommand::Set(a) => {
             let old = zone.state().sources.get(&find_source(zone.state(), a.path.as_os_str())?).cloned();
             let path = old.as_ref().map(|s| s.path.clone()).unwrap_or_default();
+            let was = old.as_ref().is_some_and(|s| s.write_only);
             let id = put(&mut zone, old, path, &a, a.exclude.clone())?.id;
+            tell_write_only(&zone, out, id, was);
             tell_others(&zone, out, id, &a.reading);
             Some(format!("source {id} is set; the next backup reads it so"))
         }
         SourceCommand::Allow { source } => Some(allow(&zone, out, &source)?),
+        SourceCommand::ForgetKeys { source } => Some(forget_older(&mut zone, &source)?),
         SourceCommand::Remove { source } => {
             let id = find_source(zone.state(), &source)?;
             zone.propose(Command::RemoveSource { source: id })?;
@@ -54,13 +58,16 @@ pub fn source(g: &Global, out: Out, command: SourceCommand) -> Result<i32, Failu
 fn list(out: Out, state: &State) {
     let all: Vec<_> = state.sources.values().collect();
     out.json(&serde_json::json!({"schema": "zoneward.sources/1", "sources": all.iter().map(|s| serde_json::json!({
-        "id": s.id, "path": show_path(&s.path), "priority": s.priority, "copies": state.copies_wanted(s),
+        "id": s.id, "path": show_path(&s.path), "priority": s.priority, "copies": state.copies_wanted(s), "write_only": s.write_only, "nodes": s.nodes,
         "excludes": s.excludes, "exclude_caches": s.exclude_caches, "one_file_system": s.one_file_system, "entries": s.last_entries,
         "before": s.reading.before, "after": s.reading.after, "hook_limit_s": s.reading.limit_s,
         "snapshot": s.reading.snapshot.name(), "snapshot_command": s.reading.snapshot_command,
     })).collect::<Vec<_>>()}));
     for s in all {
         out.answer(format!("{:>4}  {} copies  {}", s.priority, state.copies_wanted(s), show_path(&s.path)));
+        if s.write_only {
+            out.answer("      write-only: restoring asks for the owner's key");
+        }
         if s.reading.snapshot != SnapshotKind::Auto {
             out.answer(format!("      snapshot: {}", s.reading.snapshot.name()));
         }
@@ -129,7 +136,7 @@ pub(super) fn put_back(zone: &mut Zone, remembered: Vec<Remembered>, last_seq: u
 /// Makes a path a source, or changes the settings of one.
 pub(crate) fn remember(zone: &mut Zone, a: &SourceArgs, patterns: Vec<String>) -> Result<Remembered, Failure> {
     if let Some(name) = dfs_name(&a.path) {
-        let raw = a.path.as_os_str().as_bytes().to_vec();
+        let raw = names::one_form(a.path.as_os_str().as_bytes());
         if !names::is_source_path(&raw) || !zone.state().policy.names.contains_key(&name) {
             return Err(Failure::new(
                 1414,
@@ -194,10 +201,11 @@ fn put(
         last_entries: 0,
         nodes: readers(zone, a, old.as_ref())?,
         reading,
+        write_only: !a.zone_readable && (a.write_only || old.as_ref().is_some_and(|s| s.write_only)),
     };
     // What was typed here, this node may run; before the zone knows of it, for a backup may begin at once.
     allowed::allow(zone.home.dir(), source.id, &typed(&a.reading))?;
-    let (id, reading) = (source.id, source.reading.clone());
+    let (id, reading, write_only) = (source.id, source.reading.clone(), source.write_only);
     let same = old.as_ref().is_some_and(|o| {
         (&o.excludes, o.priority, o.copies, o.exclude_caches, o.one_file_system, &o.nodes)
             == (
@@ -214,6 +222,9 @@ fn put(
     }
     if old.as_ref().is_some_and(|o| o.reading != reading) {
         zone.propose(Command::SetReading { source: id, reading })?;
+    }
+    if old.as_ref().is_some_and(|o| o.write_only != write_only) {
+        zone.propose(Command::SetWriteOnly { source: id, write_only, older: false })?;
     }
     Ok(Remembered { id, before: old, changed: !same })
 }
@@ -277,6 +288,51 @@ fn tell_others(zone: &Zone, out: Out, id: SourceId, typed_here: &ReadingArgs) {
             show_path(&s.path)
         ));
     }
+}
+
+/// What a change between readable and write-only leaves as it was.
+fn tell_write_only(zone: &Zone, out: Out, id: SourceId, was: bool) {
+    let Some(s) = zone.state().sources.get(&id).filter(|s| s.write_only != was) else { return };
+    let stored = zone.state().layers.values().any(|l| l.source == id);
+    match (s.write_only, stored) {
+        (true, true) => out.say(format!(
+            "what was stored of it before can still be read by the zone, until: zoneward source forget-keys {}",
+            show_path(&s.path)
+        )),
+        (false, true) => out.say("what was stored of it before stays as it is: only the owner's key opens it"),
+        (_, false) => {}
+    }
+}
+
+/// Has the zone forget the keys of what was stored before the source was write-only.
+fn forget_older(zone: &mut Zone, text: &OsStr) -> Result<String, Failure> {
+    let id = find_source(zone.state(), text)?;
+    if !zone.state().sources.get(&id).is_some_and(|s| s.write_only) {
+        return Err(Failure::new(1692, exit::REFUSED, format!("{} is not write-only", show_path(text.as_bytes())))
+            .why("the zone would go on storing what it can read")
+            .help("first: zoneward source set PATH --write-only"));
+    }
+    zone.propose(Command::SetWriteOnly { source: id, write_only: true, older: true })?;
+    forget_keys(zone)?;
+    let (left, shared) = older_left(zone.state(), id);
+    let mut said = "its keys are forgotten: only the owner's key opens what is stored of it".to_owned();
+    if left > 0 {
+        said =
+            format!("{left} sectors keep their keys until their copies are made; then only the owner's key opens them");
+    }
+    if shared > 0 {
+        said += &format!("; {shared} sectors that a source needs which the zone may read stay readable");
+    }
+    Ok(said)
+}
+
+/// Sectors of a source that still have keys, and of them those that keep them.
+fn older_left(state: &State, id: SourceId) -> (usize, usize) {
+    let mine = state.layers.values().filter(|l| l.source == id).map(|l| &l.id);
+    let open: Vec<_> = state.needed_by(mine).0.difference(&state.keyless()).copied().collect();
+    let marked = |s: &&SectorId| state.sectors.get(s).is_some_and(|s| s.write_only);
+    let left = open.iter().filter(marked).count();
+    (left, open.len() - left)
 }
 
 fn allow(zone: &Zone, out: Out, text: &OsStr) -> Result<String, Failure> {

@@ -1,13 +1,18 @@
 //! `status`: how the zone is, what is under way, what is not yet safe, what to do about it.
 
+use std::collections::BTreeSet;
+
 use zoneward_actors::board::{STALLED_S, StepReport};
 use zoneward_actors::clock::now_ms;
 use zoneward_actors::engine::backlog::{MUCH_LEN, OVERDUE_MS, backed_up_ms};
 use zoneward_actors::zone::Zone;
+use zoneward_consensus::keep::sudden;
+use zoneward_consensus::keyless::with_keys;
 use zoneward_consensus::levels::{Level, Levels, levels};
-use zoneward_consensus::model::{CheckpointState, State, TaskState};
+use zoneward_consensus::model::{CheckpointState, Misshown, State, TaskState};
 use zoneward_consensus::secrets::keepers;
 use zoneward_sectors::headcode::HeadCode;
+use zoneward_transport::zone_fingerprint;
 
 use super::{node, open, schedule, serving};
 use crate::cli::Global;
@@ -17,6 +22,9 @@ use crate::output::Out;
 use crate::seen::seen;
 use crate::units::{bytes, count, duration, local_time, plural, show_path, utc_time};
 use crate::words::{self, Ladder, Lang};
+
+/// A target that showed another head than it was given is told of for so long, ms.
+const MISSHOWN_MS: u64 = 7 * 24 * 3_600_000;
 
 /// What is to be looked at beside what the levels say, in words, with what to do.
 fn concerns(zone: &Zone, status: Option<&Status>) -> Vec<String> {
@@ -38,6 +46,17 @@ fn concerns(zone: &Zone, status: Option<&Status>) -> Vec<String> {
             "the recovery kit still lies in this zone ({}): print it, store it elsewhere, delete it",
             zone.home.recovery_kit().display()
         ));
+    }
+    for t in state.targets.values() {
+        let lately = |m: &&Misshown| now_ms().saturating_sub(m.at_ms) < MISSHOWN_MS;
+        if let Some(m) = t.misshown.as_ref().filter(lately) {
+            all.push(format!(
+                "target {} showed {} on {}: it was set back, or lost it",
+                t.name,
+                m.what,
+                local_time(m.at_ms)
+            ));
+        }
     }
     for t in state.targets.values().filter(|t| t.leaving) {
         all.push(match state.left_on(t.id) as u64 {
@@ -67,6 +86,12 @@ fn concerns(zone: &Zone, status: Option<&Status>) -> Vec<String> {
             let name = state.nodes.get(node).map_or_else(|| node.to_string(), |n| n.name.clone());
             all.push(format!("{name} could not read {path} for the last backup, so another node did: {}", passed.why));
         }
+    }
+    for change in sudden(state) {
+        all.push(format!(
+            "{}: was that you? What was there before is kept for 30 days, and forgotten only with the owner's word",
+            super::forget::sudden_text(state, &change)
+        ));
     }
     let unsteady: u64 = newest.into_iter().flat_map(|c| &c.tasks).map(|t| t.stats.unsteady).sum();
     if unsteady > 0 {
@@ -132,6 +157,7 @@ fn cluster_lines(out: &mut Vec<String>, zone: &Zone, status: &Status) {
     for (id, n) in node::known(zone, Some(status)) {
         out.push(format!("  {}", node::line(id, &n, zone.node())));
     }
+    out.push(format!("  zone fingerprint: {}", zone_fingerprint(zone.owner().sign_public())));
     let steps: Vec<_> = status.reports.values().flat_map(|r| r.steps.iter().map(|s| (r.node, s))).collect();
     if !steps.is_empty() {
         out.push("running:".into());
@@ -180,6 +206,21 @@ fn lines(zone: &Zone, served: Option<&Status>, lang: Lang) -> Vec<String> {
         plural(copies, "backup sector", "backup sectors"),
         plural(state.targets.len() as u64, "target", "targets")
     ));
+    let write_only = state.sources.values().filter(|s| s.write_only).count() as u64;
+    let keyless = state.keyless().len() as u64;
+    if write_only + keyless > 0 {
+        let waiting = with_keys(state).collect::<BTreeSet<_>>().len() as u64;
+        out.push(format!(
+            "{}; only the owner's key opens {}{}",
+            plural(write_only, "write-only source", "write-only sources"),
+            plural(keyless, "sector", "sectors"),
+            if waiting > 0 {
+                format!(", and {} more when their copies are made", count(waiting))
+            } else {
+                String::new()
+            }
+        ));
+    }
     match all_read(state) {
         Some(t) => out.push(format!("every stored byte was last read and found whole on {}", local_time(t))),
         None => out.push("not every stored byte has been read back yet: zoneward check --read-data".into()),
@@ -228,9 +269,10 @@ fn json(zone: &Zone, served: Option<&Status>) -> serde_json::Value {
     let z = state.zone.as_ref();
     serde_json::json!({
         "schema": "zoneward.status/1", "zone": z.map(|z| z.id), "name": z.map(|z| &z.name), "home": crate::units::shown(zone.home.dir()),
-        "owner_fingerprint": z.map(|z| z.owner_fingerprint), "nodes": state.nodes.len(), "sources": state.sources.len(),
+        "owner_fingerprint": z.map(|z| z.owner_fingerprint), "fingerprint": zone_fingerprint(zone.owner().sign_public()), "nodes": state.nodes.len(), "sources": state.sources.len(),
         "targets": state.targets.len(), "checkpoints": state.complete().len(), "last_checkpoint": last,
         "sectors": state.sectors.values().filter(|s| s.is_sealed()).count(), "copies": copies,
+        "write_only_sources": state.sources.values().filter(|s| s.write_only).count(), "keyless_sectors": state.keyless().len(),
         "reliability": words::json(Ladder::Reliability, &levels.reliability),
         "availability": words::json(Ladder::Availability, &levels.availability), "stored_bytes": stored_bytes, "all_read": all_read(state).map(utc_time), "concerns": concerns(zone, served),
         "head": head_code(state).map(|c| c.to_string()), "running": state.running().map(|c| c.seq), "maintenance": super::rollback::maintenance(state),

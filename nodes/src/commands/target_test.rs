@@ -38,6 +38,7 @@ pub fn test(zone: &Zone, out: Out, name: &str, size: u64) -> Result<i32, Failure
         let n = target.list(alias)?.sectors.len();
         Ok(format!("lists {n} sectors of this zone in {} ms", begun.elapsed().as_millis()))
     }));
+    all.push(tried("keeps", || zoneward_actors::guard::known(&**target).map(|g| super::target_ls::guard_text(&g))));
     all.push(tried("writes", || write(target, alias, size)));
     all.push(tried("reads", || match stored.iter().max_by_key(|c| c.stored_len) {
         Some(c) => read(target, alias, c.id, size),

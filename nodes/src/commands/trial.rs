@@ -94,6 +94,8 @@ fn run(g: &Global, out: Out, zone: &mut Zone, source: &Path, restored: &Path) ->
         one_file_system: false,
         shared: false,
         node: Vec::new(),
+        write_only: false,
+        zone_readable: false,
         reading: Default::default(),
     };
     let id = super::source::remember(zone, &args, Vec::new())?.id;

@@ -48,6 +48,7 @@ fn down(node: &str, standing: Standing) -> String {
         Standing::Faulty => format!("node {node} is marked faulty and still belongs to the zone"),
         Standing::Witness => format!("witness {node} is not heard"),
         Standing::Draining => format!("node {node}, which takes no new work, is not heard"),
+        Standing::Standby => format!("node {node}, which is on standby, is not heard"),
         Standing::Member => format!("node {node} is not heard"),
     }
 }
@@ -115,6 +116,7 @@ pub fn cause(c: &Cause) -> String {
         }
         Cause::NodeDown { node, standing } => down(node, *standing),
         Cause::SourceWaits { source: s, node, standing } => match standing {
+            Some(Standing::Standby) => format!("{} waits: node {node}, which reads it, is on standby", source(s)),
             Some(Standing::Draining) => format!("{} waits: node {node}, which reads it, takes no work", source(s)),
             Some(Standing::Member) => format!("{} waits: node {node}, which reads it, is not heard", source(s)),
             _ => format!("{} waits: no node that may read it is left ({node})", source(s)),
@@ -158,7 +160,7 @@ pub fn next(n: &Next) -> &'static str {
         Next::ReplaceTarget { .. } => "mount the right disk; if it is gone, go on without it",
         Next::Backup => "back up now",
         Next::MakeCopies => "a running daemon makes them by itself; without one a backup does",
-        Next::BackupFull => "store everything anew: no old copy is relied on then",
+        Next::StoreAnew => "store anew what its source still holds; a running daemon does that by itself",
         Next::MendPaths { .. } => "let the node read these paths, or exclude them, and back up again",
         Next::MendSource { .. } => "mend what it says, then back it up",
         Next::LookAtCopies => "read a part of every copy; a running daemon does that by itself",

@@ -39,8 +39,7 @@ pub fn commands(next: &Next) -> Vec<String> {
             let rest = ["zoneward target add URL".into(), "zoneward backup --full".into()];
             std::iter::once(on("target pause", target, "")).chain(rest).collect()
         }
-        Next::Backup | Next::MakeCopies => one("zoneward backup"),
-        Next::BackupFull => one("zoneward backup --full"),
+        Next::Backup | Next::MakeCopies | Next::StoreAnew => one("zoneward backup"),
         Next::MendPaths { path: p } | Next::MendSource { path: p } => vec![format!("zoneward backup {}", path(p))],
         Next::LookAtCopies => one("zoneward check --read-data-subset 5%"),
         Next::NameDamage => one("zoneward check"),

@@ -46,7 +46,7 @@ fn causes() -> Vec<Cause> {
         Cause::Unreadable { source: source(), target: None, gone: true },
         Cause::SourceWaits { source: source(), node: node(), standing: None },
     ];
-    for standing in [Standing::Member, Standing::Draining, Standing::Faulty, Standing::Witness] {
+    for standing in [Standing::Member, Standing::Draining, Standing::Faulty, Standing::Witness, Standing::Standby] {
         all.push(Cause::NodeDown { node: node(), standing });
         all.push(Cause::NoMajority { heard: 1, voters: 3, node: node(), standing });
         all.push(Cause::NothingWorks { node: node(), standing });

@@ -47,6 +47,7 @@ fn down(node: &str, standing: Standing) -> String {
         Standing::Faulty => format!("节点 {node} 已标记为故障，但仍属于区域"),
         Standing::Witness => format!("见证节点 {node} 没有应答"),
         Standing::Draining => format!("不再接受新工作的节点 {node} 没有应答"),
+        Standing::Standby => format!("待命的节点 {node} 没有应答"),
         Standing::Member => format!("节点 {node} 没有应答"),
     }
 }
@@ -97,6 +98,7 @@ pub fn cause(c: &Cause) -> String {
         }
         Cause::NodeDown { node, standing } => down(node, *standing),
         Cause::SourceWaits { source: s, node, standing } => match standing {
+            Some(Standing::Standby) => format!("{} 在等待：读取它的节点 {node} 处于待命状态", source(s)),
             Some(Standing::Draining) => format!("{} 在等待：读取它的节点 {node} 不接受工作", source(s)),
             Some(Standing::Member) => format!("{} 在等待：读取它的节点 {node} 没有应答", source(s)),
             _ => format!("{} 在等待：可以读取它的节点都不在了（{node}）", source(s)),
@@ -138,7 +140,7 @@ pub fn next(n: &Next) -> &'static str {
         Next::ReplaceTarget { .. } => "挂载正确的磁盘；如果它已不在，就不再依赖它",
         Next::Backup => "现在备份",
         Next::MakeCopies => "运行中的守护进程会自动制作；没有守护进程时由备份制作",
-        Next::BackupFull => "全部重新存储，从此不再依赖旧副本",
+        Next::StoreAnew => "把备份源中仍有的内容重新存储；运行中的守护进程会自动进行",
         Next::MendPaths { .. } => "让节点可以读取这些路径，或者排除它们，再备份一次",
         Next::MendSource { .. } => "按提示修复，然后备份它",
         Next::LookAtCopies => "读取每个副本的一部分；运行中的守护进程会自动进行",

@@ -96,3 +96,19 @@ fn what_a_target_costs_is_told_to_programs_too() {
         assert!(told.contains(&line), "{line} in\n{told}");
     }
 }
+
+#[test]
+fn a_source_may_have_a_name_that_lies_elsewhere_on_each_node() {
+    let d = Daemon::new();
+    let t = d.token(&["admin"]);
+    let new = |path: &str| d.post(&t, "/api/v1/sources", &json!({"path": path}));
+    new("dfs://media/photos").problem(422, 3010);
+    let place = d.source("mnt");
+    assert!(d.run(&["dfs", "map", "media", &place]).status.success());
+    let made = new("dfs://media//photos/").ok(201);
+    assert_eq!((&made["path"], &made["nodes"]), (&json!("dfs://media/photos"), &json!([])));
+    new("dfs://media/photos").problem(409, 3006);
+    for bad in ["dfs://media/../x", "dfs://other", "dfs:///x", "dfs://"] {
+        new(bad).problem(422, 3010);
+    }
+}

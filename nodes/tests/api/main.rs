@@ -6,16 +6,15 @@ mod changes;
 mod events;
 mod forget;
 mod schedules;
+#[path = "../wait/mod.rs"]
+mod wait;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-
-/// What is waited for comes well before this, or never.
-const LIMIT: Duration = Duration::from_secs(60);
+use wait::{LIMIT, until};
 
 struct Daemon {
     dir: std::sync::Arc<tempfile::TempDir>,
@@ -194,17 +193,6 @@ fn parse(all: &[u8]) -> Answer {
     Answer { status, head, body: all[end + 4..].to_vec() }
 }
 
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(t) = look() {
-            return t;
-        }
-        assert!(begun.elapsed() < LIMIT, "{what} did not come about");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 #[test]
 fn from_a_source_to_a_finished_checkpoint() {
     let d = Daemon::new();
@@ -321,6 +309,11 @@ fn who_may_do_what() {
     assert_eq!(d.send("GET", "/readyz", &[], None).body, b"ok");
     assert_eq!(d.send("GET", "/api/v1/version", &[], None).ok(200)["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(d.send("GET", "/api/v1/health", &[], None).ok(200)["ready"], true);
+    // What needs no token does not look at one.
+    for wrong in ["Bearer zwt_x", "Bearer", "Basic x"] {
+        d.send("GET", "/api/v1/version", &[("Authorization", wrong)], None).ok(200);
+        assert_eq!(d.send("GET", "/livez", &[("Authorization", wrong)], None).status, 200, "{wrong}");
+    }
     let none = d.send("GET", "/api/v1/zone", &[], None);
     none.problem(401, 3002);
     assert!(none.header("www-authenticate").unwrap().starts_with("Bearer"));

@@ -46,6 +46,7 @@ fn schedules_are_made_changed_and_forgotten() {
         (json!({"cron": "0 3 31 2 *"}), "/cron"),
         (json!({"cron": "0 3 * * *", "time_zone": "Mars/Olympus"}), "/time_zone"),
         (json!({"cron": "0 3 * * *", "window": "9-10"}), "/window"),
+        (json!({"cron": "0 3 * * *", "window": "22:00-02:00"}), "/window"),
         (json!({"cron": "0 3 * * *", "idle_wait_minutes": 10081}), "/idle_wait_minutes"),
         (json!({"cron": "0 3 * * *", "sources": ["00"]}), "/sources/0"),
     ] {

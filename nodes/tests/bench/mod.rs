@@ -6,6 +6,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+#[allow(unused_imports)] // As above.
+pub use crate::wait::{Running, start, until};
+
 pub struct Bench {
     pub dir: tempfile::TempDir,
 }

@@ -5,12 +5,9 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
+pub use crate::wait::until;
 use serde_json::Value;
-
-/// What is waited for comes well before this, or never.
-const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Zone {
     pub dir: tempfile::TempDir,
@@ -23,18 +20,6 @@ impl Drop for Zone {
             let _ = child.kill();
             let _ = child.wait();
         }
-    }
-}
-
-/// Waits until something holds.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(t) = look() {
-            return t;
-        }
-        assert!(begun.elapsed() < LIMIT, "{what} did not come about");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -51,6 +36,15 @@ impl Zone {
         assert!(made.status.success(), "{}", text(&made));
         let mut zone = zone;
         zone.start(0);
+        zone
+    }
+
+    /// Three nodes that all vote.
+    pub fn three() -> Self {
+        let mut zone = Self::new();
+        zone.join(1, "second");
+        zone.join(2, "third");
+        until("three votes", || (zone.voters(0) == 3).then_some(()));
         zone
     }
 

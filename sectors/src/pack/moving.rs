@@ -1,7 +1,7 @@
 //! Catalogs written anew: their lines go in, and what they name in sectors that are to go is moved into new ones.
 //!
 //! Content is read from the sectors, in the order in which it lies there, and compared with its fingerprint. What cannot be
-//! read stays where it is, and is told of: then its sector stays too.
+//! read stays where it is, and is told of: then its sector stays too. Content of another zone must all come along.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use crate::entry::{Entry, Extent, Kind};
 use crate::index::Place;
 use crate::limits::FRAME_TAR_MAX;
 use crate::pax;
-use crate::restore::open_frames;
+use crate::restore::{NoCopy, open_frames};
 
 /// Bytes moved by one piece, about.
 const PIECE_BYTES: u64 = 2 << 20;
@@ -88,17 +88,18 @@ impl Feed<'_> {
     }
 
     fn large(&mut self, mut e: Entry) -> Result<(), Behind> {
-        let (mut some, mut bytes) = (Vec::new(), 0);
+        let (mut some, mut bytes, path) = (Vec::new(), 0, e.path.clone());
         for x in std::mem::take(&mut e.extents) {
             bytes += moving_bytes(self.shared, std::slice::from_ref(&x));
             some.push(x);
             if bytes >= PIECE_BYTES || some.len() >= PIECE_EXTENTS {
                 let bound = std::mem::take(&mut bytes) + 4096 * some.len() as u64;
-                self.out.send(PieceBody::Extents { extents: std::mem::take(&mut some), end: None }, bound)?;
+                let extents = std::mem::take(&mut some);
+                self.out.send(PieceBody::Extents { path: path.clone(), extents, end: None }, bound)?;
             }
         }
         let bound = bytes + 4096 * some.len() as u64;
-        self.out.send(PieceBody::Extents { extents: some, end: Some(Box::new(e)) }, bound)
+        self.out.send(PieceBody::Extents { path, extents: some, end: Some(Box::new(e)) }, bound)
     }
 }
 
@@ -109,7 +110,7 @@ fn moving_bytes(shared: &Shared<'_>, extents: &[Extent]) -> u64 {
 
 fn leaves(shared: &Shared<'_>, x: &Extent) -> bool {
     match x {
-        Extent::Data { sector, .. } => shared.moving.is_some_and(|m| m.leaves.contains(sector)),
+        Extent::Data { sector, .. } => shared.moving.is_some_and(|m| m.foreign.is_some() || m.leaves.contains(sector)),
         Extent::Hole(_) => false,
     }
 }
@@ -124,10 +125,14 @@ struct Stretch {
 }
 
 /// What was read, by where it lay; or why not.
-type Contents = HashMap<(u32, u64), Result<Vec<u8>, String>>;
+type Contents = HashMap<(u32, u64), Result<Vec<u8>, NoCopy>>;
 
 /// Where a stretch lies by now.
 fn moved_before(shared: &Shared<'_>, fingerprint: &[u8; 32], len: u64) -> Option<Place> {
+    // Another zone's fingerprint says nothing here.
+    if shared.moving.is_some_and(|m| m.foreign.is_some()) {
+        return None;
+    }
     let place = shared.index.lookup(fingerprint, len)?;
     shared.moving.is_none_or(|m| !m.leaves.contains(&place.sector)).then_some(place)
 }
@@ -178,22 +183,24 @@ fn read_some(shared: &Shared<'_>, some: &[Stretch], end: u64, out: &mut Contents
 }
 
 /// The frames of a range, from whichever copy can be read.
-fn open_any(moving: Moving<'_>, first: &Stretch, end: u64) -> Result<(Vec<u8>, u64), String> {
-    let mut reader = moving.sectors.open(first.sector).map_err(|no| no.why)?;
+fn open_any(moving: Moving<'_>, first: &Stretch, end: u64) -> Result<(Vec<u8>, u64), NoCopy> {
+    let mut reader = moving.sectors.open(first.sector)?;
     loop {
         match open_frames(&reader, first.offset, end) {
             Ok(opened) => return Ok(opened),
             // Each failure takes a copy out: there is an end.
-            Err(e) => reader = moving.sectors.after_failure(first.sector, &reader, &e).map_err(|no| no.why)?,
+            Err(e) => reader = moving.sectors.after_failure(first.sector, &reader, &e)?,
         }
     }
 }
 
-fn take(shared: &Shared<'_>, s: &Stretch, tar: &[u8], start: u64) -> Result<Vec<u8>, String> {
+fn take(shared: &Shared<'_>, s: &Stretch, tar: &[u8], start: u64) -> Result<Vec<u8>, NoCopy> {
+    let wrong = |why: &str| NoCopy { why: why.to_owned(), damage: true };
+    let key = shared.moving.and_then(|m| m.foreign).unwrap_or(&shared.fingerprint_key);
     let range = s.offset.checked_sub(start).map(|from| from as usize..from as usize + s.len as usize);
-    let content = range.and_then(|r| tar.get(r)).ok_or("the catalog names content beyond its sector")?;
-    if blake3::keyed_hash(&shared.fingerprint_key, content) != s.fingerprint {
-        return Err("the content differs from its fingerprint".into());
+    let content = range.and_then(|r| tar.get(r)).ok_or_else(|| wrong("the catalog names content beyond its sector"))?;
+    if blake3::keyed_hash(key, content) != s.fingerprint {
+        return Err(wrong("the content differs from its fingerprint"));
     }
     shared.progress.read.fetch_add(s.len, Ordering::Relaxed);
     Ok(content.to_vec())
@@ -213,7 +220,7 @@ struct Mover<'a> {
     shared: &'a Shared<'a>,
     contents: Contents,
     /// What this piece has put into its tar, by where it lay.
-    here: HashMap<(u32, u64), u64>,
+    here: HashMap<(u32, u64), Extent>,
     unmoved: Option<Unmoved>,
 }
 
@@ -221,6 +228,7 @@ impl Mover<'_> {
     /// The extent as it is from now on. `add` puts content into the tar and answers where it lies there.
     fn extent(
         &mut self,
+        path: &[u8],
         x: &Extent,
         add: &mut dyn FnMut(&[u8]) -> Result<u64, PackError>,
     ) -> Result<Extent, PackError> {
@@ -228,16 +236,28 @@ impl Mover<'_> {
         if !leaves(self.shared, x) {
             return Ok(*x);
         }
-        if let Some(at) = self.here.get(&(sector, offset)) {
-            return Ok(Extent::Data { sector: HERE, offset: *at, len, fingerprint });
+        if let Some(moved) = self.here.get(&(sector, offset)) {
+            return Ok(*moved);
         }
+        let foreign = self.shared.moving.is_some_and(|m| m.foreign.is_some());
         match self.contents.get(&(sector, offset)) {
             Some(Ok(content)) => {
-                let at = add(content)?;
-                self.here.insert((sector, offset), at);
-                Ok(Extent::Data { sector: HERE, offset: at, len, fingerprint })
+                let own = |c: &[u8]| *blake3::keyed_hash(&self.shared.fingerprint_key, c).as_bytes();
+                let fingerprint = if foreign { own(content) } else { fingerprint };
+                let known = if foreign { self.shared.index.lookup(&fingerprint, len) } else { None };
+                let moved = match known {
+                    Some(p) => Extent::Data { sector: p.sector, offset: p.offset, len, fingerprint },
+                    None => Extent::Data { sector: HERE, offset: add(content)?, len, fingerprint },
+                };
+                self.here.insert((sector, offset), moved);
+                Ok(moved)
             }
-            Some(Err(why)) => {
+            Some(Err(no)) if foreign => {
+                let path = String::from_utf8_lossy(path).into_owned();
+                Err(PackError::Content { path, source: no.clone() })
+            }
+            Some(Err(no)) => {
+                let why = &no.why;
                 let told = self.unmoved.get_or_insert_with(|| Unmoved { bytes: 0, why: why.clone() });
                 told.bytes += len;
                 Ok(*x)
@@ -272,6 +292,9 @@ impl Worker<'_> {
                 Line::Entry(e) => e,
             };
             let old = std::mem::take(&mut e.extents);
+            if old.is_empty() && self.shared.moving.is_some_and(|m| m.foreign.is_some()) {
+                self.bare_member(&mut tar, &e);
+            }
             // A file of one piece is an ordinary member again, as it was.
             let whole = e.meta.kind == Kind::File && old.len() == 1;
             let mut new = Vec::with_capacity(old.len());
@@ -290,7 +313,7 @@ impl Worker<'_> {
                         format!(".zoneward/extents/{:.8}-m-{:08}-{n:06}", self.task.layer.to_string(), tar.len());
                     Ok(add_member(&mut tar, &name, content))
                 };
-                new.push(mover.extent(x, &mut add)?);
+                new.push(mover.extent(&e.path, x, &mut add)?);
             }
             e.extents = new;
             unit.news.push(News::Moved(e, mover.unmoved.take()));
@@ -302,10 +325,23 @@ impl Worker<'_> {
         Ok(unit)
     }
 
+    /// The member of what has no content: a directory, a link, an empty file.
+    fn bare_member(&self, tar: &mut Vec<u8>, e: &Entry) {
+        let name = member_name(&self.task.prefix, &e.path);
+        match e.meta.kind {
+            Kind::HardLink => {
+                let holder = member_name(&self.task.prefix, &e.link);
+                pax::append_header(tar, &name, &e.meta, &holder, &[], 0, None);
+            }
+            _ => pax::append_header(tar, &name, &e.meta, &e.link, &e.xattrs, 0, None),
+        }
+    }
+
     /// A stretch of a large file.
     pub(super) fn moved_extents(
         &mut self,
         seq: u64,
+        path: &[u8],
         extents: Vec<Extent>,
         end: Option<Box<Entry>>,
     ) -> Result<Vec<Unit>, PackError> {
@@ -327,7 +363,7 @@ impl Worker<'_> {
                 }
                 Ok(head.len() as u64)
             };
-            some.push(mover.extent(x, &mut add)?);
+            some.push(mover.extent(path, x, &mut add)?);
             if !unit.frames.is_empty() {
                 unit.news.push(News::Extents(std::mem::take(&mut some)));
                 units.push(unit);

@@ -12,8 +12,8 @@ use super::*;
 use crate::catalog::{CatalogError, Line, Merge, PartReader};
 use crate::cert::NodeCertificate;
 use crate::crypto::{Secret32, Signer, SigningKey};
-use crate::diff::Differ;
-use crate::entry::Entry;
+use crate::diff::{Change, Differ};
+use crate::entry::{Entry, Extent};
 use crate::header::Core;
 use crate::ids::{CheckpointId, CopyId, Digest, NodeId, ZoneAlias, ZoneId};
 use crate::place::Place;
@@ -340,6 +340,35 @@ fn damage_loses_what_it_hits_and_nothing_else_and_is_told_from_absence() {
             Err(_) => assert!(lost, "{name} is missing and nobody says so"),
         }
     }
+}
+
+#[test]
+fn files_in_sectors_that_are_gone_count_as_changed_and_no_others() {
+    let src = tempfile::tempdir().unwrap();
+    fs::write(src.path().join("first"), noise(1, 100_000)).unwrap();
+    fs::write(src.path().join("empty"), b"").unwrap();
+    let mut shelf = Shelf::new(24);
+    let (one, _) = pack(&mut shelf, src.path(), &[], || ());
+    let before = shelf.entries(&[one]);
+    let first = before.iter().find(|e| e.path == b"first").unwrap();
+    let Extent::Data { sector, .. } = first.extents[0] else { panic!("{first:?}") };
+    fs::write(src.path().join("second"), noise(2, 100_000)).unwrap();
+    fs::hard_link(src.path().join("second"), src.path().join("second name")).unwrap();
+    let (two, _) = pack(&mut shelf, src.path(), &[one], || ());
+    let put = |gone: &[u32]| -> Vec<String> {
+        let options = WalkOptions { threads: 2, one_file_system: false, excludes: None, skip_caches: false };
+        let entries = shelf.entries(&[one, two]).into_iter().map(Ok);
+        let differ = Differ::new(Walk::start(src.path(), options).unwrap(), entries, false, false);
+        let changes = differ.without(std::sync::Arc::new(gone.iter().copied().collect()));
+        let name = |c| match c {
+            Change::Put(seen) => String::from_utf8(seen.path).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        changes.map(|c| name(c.unwrap())).collect()
+    };
+    assert_eq!(put(&[]), [""; 0]);
+    assert_eq!(put(&[sector]), ["first"]);
+    assert_eq!(put(&[sector + 100]), [""; 0]);
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(super) enum PieceBody {
     /// Lines that are written anew, with what they name.
     Lines(Vec<Line>),
     /// A stretch of a large file's content that is moved; with the entry, the last.
-    Extents { extents: Vec<Extent>, end: Option<Box<Entry>> },
+    Extents { path: Vec<u8>, extents: Vec<Extent>, end: Option<Box<Entry>> },
     /// A large file that could not be opened.
     Failed { path: Vec<u8>, error: io::Error, lost: Option<u64> },
 }
@@ -234,7 +234,7 @@ impl Worker<'_> {
                 Ok(units)
             }
             PieceBody::Lines(lines) => Ok(vec![self.moved_lines(lines)?]),
-            PieceBody::Extents { extents, end } => self.moved_extents(piece.seq, extents, end),
+            PieceBody::Extents { path, extents, end } => self.moved_extents(piece.seq, &path, extents, end),
             PieceBody::Failed { path, error, lost } => {
                 Ok(vec![Unit { news: vec![News::Failed { path, error, lost }], ..Unit::default() }])
             }

@@ -300,6 +300,8 @@ impl Run<'_, '_> {
         match done {
             Ok(warnings) => {
                 self.count(e);
+                let bytes = e.extents.iter().filter(|x| matches!(x, Extent::Data { .. })).map(Extent::len).sum::<u64>();
+                self.with_report(|r| r.bytes += bytes);
                 if !warnings.is_empty() {
                     self.with_report(|r| warnings.into_iter().for_each(|w| r.warn(at, w.to_string())));
                 }
@@ -410,7 +412,6 @@ impl Run<'_, '_> {
             w.left.store(0, Ordering::SeqCst);
             let done = placer.write_small(&w.at, data, &w.entry.meta, &w.entry.xattrs);
             w.failed.store(done.is_err(), Ordering::SeqCst);
-            self.with_report(|r| r.bytes += s.len);
             return self.placed(&w.entry, &w.at, done);
         }
         let written = self.file(placer, w).and_then(|f| f.write_at(data, s.file_offset));
@@ -419,7 +420,6 @@ impl Run<'_, '_> {
         {
             self.fail_entry(&w.entry, &w.at, e.to_string(), Cause::Place);
         }
-        self.with_report(|r| r.bytes += s.len);
         self.one_less(placer, w);
     }
 

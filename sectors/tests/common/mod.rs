@@ -279,5 +279,7 @@ pub fn error_name(e: &SectorReadError) -> &'static str {
         SectorReadError::Frame(_) => "frame",
         SectorReadError::Fingerprint => "fingerprint",
         SectorReadError::Range => "range",
+        SectorReadError::OwnerOnly => "owner only",
+        SectorReadError::Piece(_) | SectorReadError::Stored => "stored bytes",
     }
 }

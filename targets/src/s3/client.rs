@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
@@ -20,11 +21,13 @@ use object_store::{
 };
 use serde::Deserialize;
 
+use super::lock::Keep;
 use crate::credentials::Credentials;
 use crate::errors::{Op, TargetError};
 use crate::limits::ANSWER_LEN_MAX;
 use crate::net::parts::Part;
 use crate::net::{Answer, Ask, Wire, WireError, code_of};
+use crate::target::Protection;
 use crate::url::S3Url;
 
 /// Parts in one answer of a store, and answers of one question.
@@ -37,17 +40,42 @@ pub(super) struct Client {
     credential: AwsCredential,
     region: String,
     /// URL of the bucket, for requests.
-    bucket: String,
+    pub(super) bucket: String,
     /// The folder in the bucket, with a slash at the end unless it is empty.
-    folder: String,
+    pub(super) folder: String,
     /// The target's URL, for people.
     url: String,
+    /// What the bucket does with what is removed, once it was asked.
+    pub(super) protection: tokio::sync::OnceCell<Protection>,
+    /// How long what is put is locked, in seconds; 0: not at all.
+    pub(super) lock_s: AtomicU64,
 }
 
 /// A page of a listing: names with their lengths, and where the next one begins.
 pub(super) struct Page {
     pub names: Vec<(String, u64)>,
     pub next: Option<String>,
+}
+
+/// A request that is made here.
+pub(super) struct Own<'k> {
+    pub method: Method,
+    /// Without one it is about the bucket.
+    pub key: Option<&'k str>,
+    pub query: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub answer_max: u64,
+}
+
+impl<'k> Own<'k> {
+    pub fn new(method: Method, key: Option<&'k str>, query: String) -> Self {
+        Self { method, key, query, headers: HeaderMap::new(), body: Bytes::new(), answer_max: ANSWER_LEN_MAX }
+    }
+
+    pub fn get(key: Option<&'k str>, query: String) -> Self {
+        Self::new(Method::GET, key, query)
+    }
 }
 
 /// How many bytes an answer may have, where the request does not show it.
@@ -124,6 +152,8 @@ impl Client {
             bucket,
             folder,
             url: what,
+            protection: tokio::sync::OnceCell::new(),
+            lock_s: AtomicU64::new(0),
         })
     }
 
@@ -136,7 +166,7 @@ impl Client {
         self.wire.moved()
     }
 
-    fn path(&self, key: &str) -> Path {
+    pub(super) fn path(&self, key: &str) -> Path {
         // The folder was parsed when the client was made, and every key below it is letters, digits, dots and slashes.
         Path::parse(format!("{}{key}", self.folder)).unwrap_or_default()
     }
@@ -152,19 +182,48 @@ impl Client {
         }
     }
 
-    /// A whole object of at most `limit` bytes.
+    /// A whole object of at most `limit` bytes; one that somebody has hidden is read all the same.
     pub async fn get(&self, op: Op, what: &str, key: &str, limit: u64) -> Result<Bytes, TargetError> {
+        match self.get_plain(op, what, key, limit).await {
+            Err(e) if e.is_not_found() => match self.newest(op, what, key).await? {
+                Some(hidden) => self.get_version(op, what, key, limit, Some(hidden.id)).await,
+                None => Err(e),
+            },
+            other => other,
+        }
+    }
+
+    /// The same, of what is to be seen alone.
+    pub async fn get_plain(&self, op: Op, what: &str, key: &str, limit: u64) -> Result<Bytes, TargetError> {
+        self.get_version(op, what, key, limit, None).await
+    }
+
+    async fn get_version(
+        &self,
+        op: Op,
+        what: &str,
+        key: &str,
+        limit: u64,
+        version: Option<String>,
+    ) -> Result<Bytes, TargetError> {
         let too_large = || TargetError::TooLarge { op, what: what.to_owned(), len: limit.saturating_add(1), limit };
-        let bytes = self.fetch(key, None, limit).await;
+        let bytes = self.fetch(key, None, limit, version).await;
         bytes.map_err(
             |e| if matches!(find(&e), Some(WireError::Endless(_))) { too_large() } else { failed(op, what, &e) },
         )
     }
 
     /// Exactly these bytes of an object.
-    pub async fn range(&self, op: Op, what: &str, key: &str, range: Range<u64>) -> Result<Bytes, TargetError> {
+    pub async fn range(
+        &self,
+        op: Op,
+        what: &str,
+        key: &str,
+        range: Range<u64>,
+        version: Option<String>,
+    ) -> Result<Bytes, TargetError> {
         let wanted = range.end - range.start;
-        let got = self.fetch(key, Some(range.clone()), wanted).await;
+        let got = self.fetch(key, Some(range.clone()), wanted, version).await;
         let bytes = got.map_err(|e| match find(&e) {
             // It was longer when it was opened.
             Some(WireError::Status { status, .. }) if status.as_u16() == 416 => {
@@ -179,27 +238,39 @@ impl Client {
         Err(TargetError::Truncated { op, what: what.to_owned(), offset: range.start, wanted, have })
     }
 
-    async fn fetch(&self, key: &str, range: Option<Range<u64>>, max: u64) -> object_store::Result<Bytes> {
-        let mut options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
+    async fn fetch(
+        &self,
+        key: &str,
+        range: Option<Range<u64>>,
+        max: u64,
+        version: Option<String>,
+    ) -> object_store::Result<Bytes> {
+        let mut options = GetOptions { range: range.map(GetRange::Bounded), version, ..GetOptions::default() };
         options.extensions.insert(AnswerMax(max));
         self.store.get_opts(&self.path(key), options).await?.bytes().await
     }
 
     /// Puts a whole object, over one that is there.
-    pub async fn put(&self, op: Op, what: &str, key: &str, bytes: Bytes) -> Result<(), TargetError> {
+    pub async fn put(&self, op: Op, what: &str, key: &str, bytes: Bytes, keep: Keep) -> Result<(), TargetError> {
+        if self.locks(op, what).await? {
+            return self.put_locked(op, what, key, bytes, keep, false).await;
+        }
         let put = self.store.put(&self.path(key), PutPayload::from(bytes)).await;
         put.map(|_| ()).map_err(|e| failed(op, what, &e))
     }
 
     /// Puts an object where none is; what is there stays. A store that knows no such condition gets a plain put.
     pub async fn put_new(&self, op: Op, what: &str, key: &str, bytes: Bytes) -> Result<(), TargetError> {
+        if self.locks(op, what).await? {
+            return self.put_locked(op, what, key, bytes, Keep::Locked, true).await;
+        }
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(&self.path(key), PutPayload::from(bytes.clone()), options).await {
             Ok(_) => Ok(()),
             Err(e) => match find(&e) {
                 Some(WireError::Status { status, .. }) if matches!(status.as_u16(), 409 | 412) => Ok(()),
                 Some(WireError::Status { status, .. }) if status.as_u16() == 501 => {
-                    self.put(op, what, key, bytes).await
+                    self.put(op, what, key, bytes, Keep::Locked).await
                 }
                 _ => Err(failed(op, what, &e)),
             },
@@ -216,6 +287,9 @@ impl Client {
 
     /// Begins an upload of an object; answers its id.
     pub async fn begin_upload(&self, what: &str, key: &str) -> Result<String, TargetError> {
+        if self.locks(Op::Write, what).await? {
+            return self.begin_locked(what, key).await;
+        }
         self.store.create_multipart(&self.path(key)).await.map_err(|e| failed(Op::Write, what, &e))
     }
 
@@ -229,6 +303,10 @@ impl Client {
         bytes: Bytes,
     ) -> Result<Part, TargetError> {
         let len = bytes.len() as u64;
+        if self.locks(Op::Write, what).await? {
+            let tag = self.put_part_checked(what, key, upload, index, bytes).await?;
+            return Ok(Part { index, len, tag });
+        }
         let sent =
             self.store.put_part(&self.path(key), &upload.to_owned(), index as usize, PutPayload::from(bytes)).await;
         let etag = sent.map_err(|e| failed(Op::Write, what, &e))?.content_id;
@@ -239,7 +317,10 @@ impl Client {
     pub async fn complete(&self, what: &str, key: &str, upload: &str, etags: Vec<String>) -> Result<(), TargetError> {
         let parts = etags.into_iter().map(|content_id| PartId { content_id }).collect();
         let done = self.store.complete_multipart(&self.path(key), &upload.to_owned(), parts).await;
-        done.map(|_| ()).map_err(|e| failed(Op::Seal, what, &e))
+        done.map_err(|e| failed(Op::Seal, what, &e))?;
+        // Not every store heeds what was said when the upload began.
+        self.locked_now(key).await;
+        Ok(())
     }
 
     /// Throws an upload away; nothing there is fine.
@@ -256,23 +337,11 @@ impl Client {
         let nonsense = || TargetError::Protocol { op, what: what.to_owned(), reason: "its list of parts".to_owned() };
         let (mut all, mut marker) = (Vec::new(), 0u64);
         for _ in 0..PARTS_PAGES_MAX {
-            let path = self.path(key);
-            let mut url = format!(
-                "{}/{}?max-parts=1000&uploadId={}",
-                self.bucket,
-                encode(path.as_ref(), true),
-                encode(upload, false)
-            );
+            let mut query = format!("max-parts=1000&uploadId={}", encode(upload, false));
             if marker > 0 {
-                let _ = write!(url, "&part-number-marker={marker}");
+                let _ = write!(query, "&part-number-marker={marker}");
             }
-            let mut request = HttpRequest::new(HttpRequestBody::empty());
-            *request.uri_mut() = url.parse().map_err(|_| nonsense())?;
-            let signer = AwsAuthorizer::new(&self.credential, "s3", &self.region);
-            signer.try_authorize(&mut request, None).map_err(|_| nonsense())?;
-            let headers: HeaderMap = request.headers().clone();
-            let ask = Ask { method: Method::GET, url, headers, body: Bytes::new(), answer_max: ANSWER_LEN_MAX };
-            let answer = match self.wire.ask(&ask).await.and_then(|a| checked(&ask, a)) {
+            let answer = match self.ask(Own::get(Some(key), query)).await {
                 Ok(answer) => answer,
                 Err(e) => match of_wire(op, what, &e) {
                     TargetError::NotFound { .. } => return Ok(None),
@@ -290,6 +359,23 @@ impl Client {
             }
         }
         Err(nonsense())
+    }
+
+    /// Signs and sends a request that the storage library does not know, or not with these headers.
+    pub(super) async fn ask(&self, own: Own<'_>) -> Result<Answer, WireError> {
+        let nonsense = || WireError::Nonsense("the request cannot be made".to_owned());
+        let path = own.key.map(|key| format!("/{}", encode(self.path(key).as_ref(), true))).unwrap_or_default();
+        let query = if own.query.is_empty() { String::new() } else { format!("?{}", own.query) };
+        let url = format!("{}{path}{query}", self.bucket);
+        let mut request = HttpRequest::new(HttpRequestBody::from(own.body.clone()));
+        *request.method_mut() = own.method.clone();
+        *request.uri_mut() = url.parse().map_err(|_| nonsense())?;
+        *request.headers_mut() = own.headers;
+        let signer = AwsAuthorizer::new(&self.credential, "s3", &self.region);
+        signer.try_authorize(&mut request, None).map_err(|_| nonsense())?;
+        let headers = request.headers().clone();
+        let ask = Ask { method: own.method, url, headers, body: own.body, answer_max: own.answer_max };
+        self.wire.ask(&ask).await.and_then(|a| checked(&ask, a))
     }
 
     /// One page of what lies below a folder, by names relative to it; with `folders`, of the folders directly in it.
@@ -343,14 +429,16 @@ struct PartRow {
 /// empty listing, and an empty listing tells of lost sectors.
 fn checked(ask: &Ask, answer: Answer) -> Result<Answer, WireError> {
     let query = ask.url.split_once('?').map_or("", |(_, query)| query);
-    let end: &[u8] = match ask.method {
-        Method::GET if query.contains("list-type=2") => b"</ListBucketResult>",
-        Method::GET if query.contains("max-parts=") => b"</ListPartsResult>",
-        Method::POST if query.contains("uploadId=") => b"</CompleteMultipartUploadResult>",
-        Method::POST if query.contains("uploads") => b"</InitiateMultipartUploadResult>",
+    let ends: &[&[u8]] = match ask.method {
+        Method::GET if query.contains("list-type=2") => &[b"</ListBucketResult>"],
+        Method::GET if query.starts_with("versions") => &[b"</ListVersionsResult>"],
+        // The second name is what some servers say.
+        Method::GET if query.contains("max-parts=") => &[b"</ListPartsResult>", b"</ListPartsResponse>"],
+        Method::POST if query.contains("uploadId=") => &[b"</CompleteMultipartUploadResult>"],
+        Method::POST if query.contains("uploads") => &[b"</InitiateMultipartUploadResult>"],
         _ => return Ok(answer),
     };
-    if answer.body.trim_ascii_end().ends_with(end) {
+    if ends.iter().any(|end| answer.body.trim_ascii_end().ends_with(end)) {
         return Ok(answer);
     }
     // An error can come with the status of a success.
@@ -367,7 +455,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// Percent-encodes all but what S3's signatures leave as it is.
-fn encode(text: &str, slashes: bool) -> String {
+pub(super) fn encode(text: &str, slashes: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for b in text.bytes() {
         if b.is_ascii_alphanumeric() || b"-._~".contains(&b) || slashes && b == b'/' {
@@ -403,7 +491,7 @@ fn failed(op: Op, what: &str, e: &object_store::Error) -> TargetError {
 }
 
 /// S3's own codes first, then what HTTP says.
-fn of_wire(op: Op, what: &str, e: &WireError) -> TargetError {
+pub(super) fn of_wire(op: Op, what: &str, e: &WireError) -> TargetError {
     let (owned, reason) = (what.to_owned(), e.to_string());
     let WireError::Status { status, code, wait } = e else { return e.to_target(op, what) };
     let source = || std::io::Error::other(reason.clone());

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::client::Client;
+use super::lock::Keep;
 use super::{incoming_key, sector_key};
 use crate::errors::{Op, TargetError};
 use crate::net::parts::{Part, PartStore, Which};
@@ -27,7 +28,7 @@ impl PartStore for Client {
     }
 
     async fn get_note(&self, op: Op, which: Which, limit: u64) -> Result<Option<Bytes>, TargetError> {
-        match self.get(op, &which.incoming(), &note(which), limit).await {
+        match self.get_plain(op, &which.incoming(), &note(which), limit).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
@@ -35,7 +36,7 @@ impl PartStore for Client {
     }
 
     async fn put_note(&self, op: Op, which: Which, bytes: Bytes) -> Result<(), TargetError> {
-        self.put(op, &which.incoming(), &note(which), bytes).await
+        self.put(op, &which.incoming(), &note(which), bytes, Keep::Plain).await
     }
 
     async fn remove_note(&self, op: Op, which: Which) -> Result<(), TargetError> {
@@ -60,7 +61,7 @@ impl PartStore for Client {
     }
 
     async fn put_whole(&self, which: Which, bytes: Bytes) -> Result<(), TargetError> {
-        self.put(Op::Seal, &which.incoming(), &sector(which), bytes).await
+        self.put(Op::Seal, &which.incoming(), &sector(which), bytes, Keep::Locked).await
     }
 
     async fn throw_away(&self, op: Op, which: Which, upload: &str) -> Result<(), TargetError> {

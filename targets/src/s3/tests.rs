@@ -1,5 +1,7 @@
 //! The adapter against a real S3 server, whole and broken.
 
+mod locked;
+mod locking;
 mod server;
 
 use std::sync::Arc;

@@ -19,7 +19,7 @@ use super::{Server, failed_thread};
 use crate::errors::TargetError;
 use crate::limits::{APPEND_LEN_MAX, ASK_LEN_MAX, DISK_RESERVE, OBJECT_LEN_MAX, PAGE_LEN, SECTOR_LEN_MAX, WRITER_HOLD};
 use crate::protocol::{
-    Answer, Begun, Challenge, Code, Document, PARTIAL_UPLOAD, Page, ROOT, Removed, RemovedList, Role, TURN,
+    Answer, Begun, Challenge, Code, Document, PARTIAL_UPLOAD, Page, ROOT, Removed, RemovedList, Role, STRIPES, TURN,
     UPLOAD_COMPLETE, UPLOAD_LIMIT, UPLOAD_OFFSET, VERSION, WRITER, Zones,
 };
 use crate::target::{ObjectName, Target};
@@ -183,7 +183,7 @@ async fn document(server: Shared, req: HttpRequest) -> Reply {
             fixed_sectors: s.settings.fixed_sectors,
             max_class_log2: room.max_class_log2.min(s.settings.max_class_log2),
             resume: true,
-            proofs: vec!["sha256-ranges".to_owned()],
+            proofs: vec![STRIPES.to_owned()],
             lock_days: s.settings.lock_days,
             writer_hold_s: WRITER_HOLD.as_secs(),
             append_len_max: APPEND_LEN_MAX,
@@ -402,12 +402,12 @@ async fn prove(server: Shared, req: HttpRequest, payload: Payload) -> Reply {
     let asked = body(payload, ASK_LEN_MAX).await?;
     let challenge: Challenge = serde_json::from_slice(&asked).map_err(|_| bad("this is no challenge"))?;
     if !challenge.fits() {
-        return Err(bad("the challenge is too large"));
+        return Err(bad("it asks for windows that are not there, or for too many"));
     }
     let work = move |s: &Server| {
         let reader = s.target.reader(alias, copy)?;
         challenge.answer(copy, reader.as_ref()).map_err(|e| match e {
-            TargetError::Truncated { .. } => bad("a range crosses the end"),
+            TargetError::Truncated { .. } => bad("a window crosses the end"),
             e => e.into(),
         })
     };

@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use zoneward_sectors::crypto::Secret32;
+use zoneward_sectors::stripes::{Part, Span, block_of, tag_of};
 
 use super::*;
 use crate::conformance::{self, Outcome};
@@ -343,27 +345,50 @@ fn a_scrub_without_keys_finds_what_is_not_as_it_was_received() {
 fn a_proof_is_right_only_over_the_right_bytes() {
     let home = Home::new();
     let target = home.open(&home.account("ann")).unwrap();
+    assert!(target.capabilities().proves);
     let (alias, data) = (ZoneAlias::random(), bytes(3_000_000));
     let copy = put(&target, alias, &data);
     let disk = DirectoryTarget::open(&home.data(), None).unwrap();
-    let ask = |nonce: u8, ranges: &[(u64, u64)]| Challenge { nonce: Digest([nonce; 32]), ranges: ranges.to_vec() };
-    let challenge = ask(1, &[(0, 4096), (2_999_999, 1), (1_000_000, 1_500_000)]);
-    let expected = challenge.answer(copy, disk.reader(alias, copy).unwrap().as_ref()).unwrap();
-    assert_eq!(target.prove(alias, copy, &challenge).unwrap(), Some(expected));
-    // Another nonce, another order: another answer. A flipped bit outside the ranges is not seen, inside it is.
-    assert_ne!(target.prove(alias, copy, &ask(2, &challenge.ranges)).unwrap(), Some(expected));
-    let flip = |at: usize| {
+    let span = |offset, len, stride| Span { offset, len, stride };
+    let spans = [span(0, 4096, 4096), span(4096, 2_995_904, 1 << 20)];
+    let (key, other) = (Secret32([1; 32]), Secret32([2; 32]));
+    let ask = |key, first, count| Challenge::new(key, &spans, first, count);
+    let truth = |c: &Challenge| c.answer(copy, disk.reader(alias, copy).unwrap().as_ref()).unwrap();
+    let prove = |c: &Challenge| target.prove(alias, copy, c).unwrap().unwrap();
+    let (all, last) = (ask(&key, 0, 4), ask(&key, 3, 1));
+    // By hand: header, two whole windows and a rest.
+    let mut by_hand = Part::new(&key, copy, 0);
+    for (at, len) in
+        [(0, 4096), (4096, 1 << 20), (4096 + (1 << 20), 1 << 20), (4096 + (2 << 20), 2_995_904 - (2 << 20))]
+    {
+        let (within, n) = block_of(&key, at, len);
+        by_hand.add(&tag_of(&key, &data[(at + within) as usize..][..n]));
+    }
+    let right = by_hand.digest();
+    assert_eq!((prove(&all), truth(&all)), (right, right));
+    // Another key, other windows: another answer.
+    assert_ne!(prove(&ask(&other, 0, 4)), right);
+    assert_ne!(prove(&last), prove(&ask(&key, 2, 1)));
+    // A flipped bit in a block that the key asks for is seen, one beside it is not.
+    let flip = |at: u64| {
         let path = home.sealed(alias, copy);
         let mut bytes = fs::read(&path).unwrap();
-        bytes[at] ^= 4;
+        bytes[at as usize] ^= 4;
         fs::File::options().write(true).open(&path).unwrap().write_all(&bytes).unwrap();
     };
-    flip(5000);
-    assert_eq!(target.prove(alias, copy, &challenge).unwrap(), Some(expected));
-    flip(2_400_000);
-    assert_ne!(target.prove(alias, copy, &challenge).unwrap(), Some(expected));
-    for bad in [ask(1, &[(2_999_999, 2)]), ask(1, &[(0, u64::MAX)]), ask(1, &[(0, 1); 4097])] {
-        assert!(matches!(err(target.prove(alias, copy, &bad)), TargetError::Protocol { op: Op::Prove, .. }));
+    let (within, n) = block_of(&key, 4096, 1 << 20);
+    flip(4096 + (within + n as u64) % (1 << 20));
+    assert_eq!(prove(&all), right);
+    flip(4096 + within + 100);
+    assert_ne!(prove(&all), right);
+    let beyond = Challenge::new(&key, &[span(2_999_999, 2, 2)], 0, 1);
+    let endless = Challenge::new(&key, &[span(0, u64::MAX, 1)], u64::MAX - 1, 2);
+    let too_many = Challenge::new(&key, &[span(0, 3_000_000, 100)], 0, 4097);
+    let many_spans = Challenge::new(&key, &[span(0, 1, 1); 9], 0, 1);
+    let still = Challenge::new(&key, &[span(0, 100, 0)], 0, 1);
+    for bad in [ask(&key, 0, 5), ask(&key, 4, 1), ask(&key, 0, 0), beyond, endless, too_many, many_spans, still] {
+        let refused = err(target.prove(alias, copy, &bad));
+        assert!(matches!(refused, TargetError::Protocol { op: Op::Prove, .. }), "{refused}");
     }
-    assert!(target.prove(alias, CopyId::random(), &challenge).unwrap_err().is_not_found());
+    assert!(target.prove(alias, CopyId::random(), &all).unwrap_err().is_not_found());
 }

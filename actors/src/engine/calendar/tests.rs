@@ -1,9 +1,9 @@
 use super::*;
 use zoneward_consensus::apply::apply;
 use zoneward_consensus::command::Command;
-use zoneward_consensus::model::CheckpointKind;
+use zoneward_consensus::model::{CheckpointKind, CopyState, Part};
 use zoneward_consensus::policy::Window;
-use zoneward_sectors::ids::{CheckpointId, Digest};
+use zoneward_sectors::ids::{CheckpointId, CopyId, Digest, LayerId, TargetId, ZoneAlias};
 
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
@@ -26,6 +26,7 @@ fn source(i: u8, nodes: &[u8]) -> Source {
         last_entries: 0,
         nodes: nodes.iter().copied().map(n).collect(),
         reading: Default::default(),
+        write_only: false,
     }
 }
 
@@ -245,6 +246,34 @@ fn a_zone_without_sources_waits_for_them() {
 }
 
 #[test]
+fn a_time_outside_of_its_own_window_is_told() {
+    let mut state = zone();
+    let meets = |state: &mut State, cron: &str, window: Option<(u16, u16)>| {
+        let change = |s: &mut Schedule| {
+            s.cron = cron.into();
+            s.time_zone = Some("UTC".into());
+            s.window = window.map(|(from_min, to_min)| Window { from_min, to_min });
+        };
+        at(state, 3 * DAY, &put("daily", change));
+        meets_window(&state.policy.schedules["daily"], 5 * DAY)
+    };
+    for (cron, window, wanted) in [
+        ("0 3 * * *", None, true),
+        ("0 3 * * *", Some((180, 181)), true),
+        ("0 3 * * *", Some((181, 180)), false),
+        ("0 3 * * *", Some((22 * 60, 2 * 60)), false),
+        ("0 3 * * *", Some((22 * 60, 4 * 60)), true),
+        ("0 */4 * * *", Some((20 * 60, 7 * 60)), true),
+        ("30 12 29 2 *", Some((0, 12 * 60)), false),
+        ("30 12 29 2 *", Some((12 * 60, 13 * 60)), true),
+        ("* 9-17 * * *", Some((18 * 60, 6 * 60)), false),
+        ("* * * * *", Some((1439, 1440)), true),
+    ] {
+        assert_eq!(meets(&mut state, cron, window), wanted, "{cron} {window:?}");
+    }
+}
+
+#[test]
 fn cron_lines_are_read_or_said_to_be_wrong() {
     for good in ["0 1 * * *", "*/15 8-18 * * MON-FRI", "0 3 1,15 * *"] {
         assert!(parse(good, Some("Europe/Berlin")).is_ok(), "{good}");
@@ -254,5 +283,112 @@ fn cron_lines_are_read_or_said_to_be_wrong() {
         assert!(parse(bad, None).is_err(), "{bad}");
     }
     assert!(parse("0 1 * * *", Some("Mars/Olympus")).is_err());
+    for never in ["0 0 30 2 *", "0 0 31 4,6 *"] {
+        assert_eq!(parse(never, None).err().unwrap(), "it never comes true: no month has such a day");
+    }
+    assert!(parse("0 0 29 2 *", Some("UTC")).is_ok(), "now and then it does");
     assert_eq!(minute_of_day(25 * HOUR + 120_000, Some("UTC")), 62);
+}
+
+/// A checkpoint of source 1 in one sector, whose only copy lies on target 1.
+fn backed_up(state: &mut State) {
+    let (target, sector, copy) = (TargetId([1; 16]), SectorId([1; 16]), CopyId([1; 16]));
+    let (checkpoint, source, layer) = (CheckpointId([1; 16]), SourceId([1; 16]), LayerId([1; 16]));
+    let part = Part { sector, part: 0, offset: 0, length: 100, entries: 3 };
+    for command in [
+        Command::AddTarget {
+            target,
+            name: "t".into(),
+            url: "file:///t".into(),
+            alias: ZoneAlias([1; 16]),
+            domain: None,
+            credentials: None,
+        },
+        Command::Reach { targets: [target].into() },
+        Command::OpenCheckpoint {
+            checkpoint,
+            checkpoint_kind: CheckpointKind::Full,
+            sources: vec![source],
+            allow_empty: false,
+        },
+        Command::OpenLayer { layer, checkpoint, source, full: true },
+        Command::OpenSector {
+            sector,
+            checkpoint,
+            class_log2: 31,
+            system: false,
+            copies_wanted: 1,
+            min_priority: 0,
+            write_only: false,
+        },
+        Command::OpenCopy {
+            copy,
+            sector,
+            target,
+            alias: ZoneAlias([1; 16]),
+            header: "aGVhZGVy".into(),
+            header_hash: Digest([1; 32]),
+            sealed_dek: "ZGVr".into(),
+            relayed: None,
+        },
+        Command::SealSector {
+            sector,
+            raw_id: Digest([1; 32]),
+            raw_len: 900,
+            tar_len: 1000,
+            index: (800, 100),
+            seek_table: (850, 50),
+            entries: 3,
+            parts: vec![(layer, part)],
+            refs: Default::default(),
+            copy,
+            stored_len: 9000,
+            stored_id: Some(Digest([2; 32])),
+        },
+        Command::FinishTask {
+            checkpoint,
+            source,
+            stats: Default::default(),
+            warnings: Vec::new(),
+            ground: None,
+            entries: 3,
+        },
+        Command::StoreCheckpoint { checkpoint },
+    ] {
+        at(state, DAY, &command);
+    }
+}
+
+#[test]
+fn what_nothing_is_left_of_is_stored_anew_once_where_that_may_be() {
+    let mut state = zone();
+    backed_up(&mut state);
+    let none = BTreeSet::new();
+    assert_eq!(repair(&state, &idle(), &none), None, "nothing is gone");
+    let lost = Command::MarkCopy { copy: CopyId([1; 16]), state: CopyState::Lost };
+    at(&mut state, DAY, &lost);
+    let due = repair(&state, &idle(), &none).unwrap();
+    assert_eq!((&due.sources[..], due.gone.len()), (&[SourceId([1; 16])][..], 1));
+    assert_eq!(repair(&state, &idle(), &due.gone), None, "it was tried");
+    assert_eq!(repair(&state, &BTreeMap::new(), &none), None, "nobody is there who could read it");
+    let poor = [(n(1), Ambient { on_battery: Some(true), ..Ambient::default() })].into();
+    assert_eq!(repair(&state, &poor, &none).is_some(), state.policy.conditions.on_battery);
+    let but = |change: &dyn Fn(&mut State)| {
+        let mut other = state.clone();
+        change(&mut other);
+        repair(&other, &idle(), &none)
+    };
+    let rests = put("daily", |s| s.paused = true);
+    assert_eq!(but(&|s| at(s, DAY, &rests)), None, "who paused the schedule wants no checkpoints");
+    let others = put("daily", |s| s.sources = vec![SourceId([2; 16])]);
+    assert_eq!(but(&|s| at(s, DAY, &others)), None, "no schedule has the source");
+    let away = Command::Reach { targets: Default::default() };
+    assert_eq!(but(&|s| at(s, DAY, &away)), None, "no target could take it");
+    let running = Command::OpenCheckpoint {
+        checkpoint: CheckpointId([2; 16]),
+        checkpoint_kind: CheckpointKind::Incremental,
+        sources: vec![SourceId([1; 16])],
+        allow_empty: false,
+    };
+    assert_eq!(but(&|s| at(s, DAY, &running)), None, "one is being made already");
 }

@@ -93,7 +93,7 @@ fn a_file_goes_only_when_its_target_shows_a_head_that_does_not_speak_of_it() {
     all_done(&mut state, &publish(6));
     // Two copies of what was just packed are wanted, and there is one.
     assert_eq!(removes(&state), [], "what was written last has no second copy yet");
-    let more = [s::open_copy(60, 6, 2), Command::StoreCopy { copy: s::copy(60), stored_len: 1 }];
+    let more = [s::open_copy(60, 6, 2), Command::StoreCopy { copy: s::copy(60), stored_len: 1, stored_id: None }];
     all_done(&mut state, &more);
     let gone = removes(&state);
     assert!(gone.contains(&s::copy(1)) && !gone.contains(&s::copy(2)), "{gone:?}");
@@ -176,6 +176,41 @@ fn much_at_once_and_the_last_that_was_found_whole_wait_for_the_owner() {
     assert_eq!(say(&mut state, forget(&[2])), owner);
     all_done(&mut state, &[Command::Verified { copies: vec![s::copy(4)], read: false, sampled: true }]);
     assert_eq!(say(&mut state, forget(&[2])), Outcome::Done);
+}
+
+#[test]
+fn what_was_there_before_most_files_changed_at_once_waits_for_the_owner() {
+    // Of 100 files: changed, gone, new.
+    for (changed, removed, new, sudden) in [
+        (50, 0, 0, false),
+        (51, 0, 0, true),
+        (0, 100, 100, true),
+        (30, 25, 25, true),
+        (0, 100, 0, false),
+        (0, 0, 500, false),
+    ] {
+        let mut state = zone(7);
+        all_done(&mut state, &[Command::Verified { copies: vec![s::copy(7)], read: true, sampled: false }]);
+        let stats = &mut state.checkpoints.get_mut(&s::checkpoint(6)).unwrap().tasks[0].stats;
+        (stats.files, stats.changed_files, stats.removed, stats.new_files) =
+            (100 - removed + new, changed, removed, new);
+        let pinned: Vec<_> = crate::keep::pinned(&state).keys().copied().collect();
+        let three = [s::checkpoint(3), s::checkpoint(4), s::checkpoint(5)];
+        assert_eq!(pinned == three, sudden, "{changed} changed, {removed} gone, {new} new: {pinned:?}");
+        let outcome = say(&mut state.clone(), forget(&[4]));
+        assert_eq!(outcome == Outcome::Refused(Refusal::Owner), sudden);
+        assert_eq!(say(&mut state.clone(), forget(&[2])), Outcome::Done, "what lies further back is not pinned");
+        // For 30 days of credited time.
+        all_done(&mut state, &[credit(29 * DAY_MS)]);
+        assert_eq!(crate::keep::pinned(&state).len(), if sudden { 3 } else { 0 });
+        all_done(&mut state, &[credit(30 * DAY_MS)]);
+        assert_eq!(crate::keep::pinned(&state).len(), 0);
+    }
+    // Few files tell nothing.
+    let mut state = zone(3);
+    let stats = &mut state.checkpoints.get_mut(&s::checkpoint(3)).unwrap().tasks[0].stats;
+    (stats.files, stats.changed_files) = (19, 19);
+    assert!(crate::keep::pinned(&state).is_empty());
 }
 
 struct Owner(SigningKey);

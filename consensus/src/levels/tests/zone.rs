@@ -251,7 +251,7 @@ impl Z {
     pub fn try_copy(&mut self, sector: SectorId, t: u8) -> bool {
         let copy = self.fresh();
         let open = s::open_copy(copy, sector.0[15], t);
-        let store = Command::StoreCopy { copy: s::copy(copy), stored_len: 9000 };
+        let store = Command::StoreCopy { copy: s::copy(copy), stored_len: 9000, stored_id: None };
         self.send_by(n(1), &open) == Outcome::Done && self.send_by(n(1), &store) == Outcome::Done
     }
 

@@ -90,6 +90,7 @@ impl Step<'_> {
             header: "aGVhZGVy".into(),
             header_hash: sha256(&[&copy.0]),
             sealed_dek: "ZGVr".into(),
+            relayed: None,
         };
         self.say(open).await.map(|()| copy)
     }
@@ -137,7 +138,7 @@ impl Step<'_> {
         }
         if self.voice.net.roll(10) == 0 {
             // A report in the wrong place: the sector is not sealed.
-            let early = Command::StoreCopy { copy, stored_len: STORED_LEN };
+            let early = Command::StoreCopy { copy, stored_len: STORED_LEN, stored_id: None };
             let early = Command::Under { epoch: self.epoch, command: Box::new(early) };
             let _ = self.voice.insist(&early).await;
         }
@@ -155,6 +156,7 @@ impl Step<'_> {
             refs,
             copy,
             stored_len: STORED_LEN,
+            stored_id: None,
         };
         self.say(seal).await
     }
@@ -228,7 +230,7 @@ impl Step<'_> {
         };
         let raw = state.sectors.get(&sector).and_then(|s| s.raw_id).ok_or(Lost::Gone)?;
         self.upload(copy, &raw).await?;
-        self.say(Command::StoreCopy { copy, stored_len: STORED_LEN }).await
+        self.say(Command::StoreCopy { copy, stored_len: STORED_LEN, stored_id: None }).await
     }
 
     async fn stage(&self, sector: SectorId) -> Result<(), Lost> {
@@ -298,5 +300,13 @@ fn of_chain(state: &State, chain: &[LayerId]) -> BTreeSet<SectorId> {
 }
 
 fn open_sector(sector: SectorId, checkpoint: CheckpointId, system: bool, copies: u8, min_priority: i32) -> Command {
-    Command::OpenSector { sector, checkpoint, class_log2: 20, system, copies_wanted: copies, min_priority }
+    Command::OpenSector {
+        sector,
+        checkpoint,
+        class_log2: 20,
+        system,
+        copies_wanted: copies,
+        min_priority,
+        write_only: false,
+    }
 }

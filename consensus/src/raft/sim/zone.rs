@@ -58,6 +58,7 @@ pub fn furnish(calm: u64) -> Vec<Command> {
             last_entries: 0,
             nodes: Vec::new(),
             reading: Default::default(),
+            write_only: false,
         },
     };
     vec![

@@ -95,7 +95,7 @@ fn attend(g: &Global, client: &Client, zone: &mut Zone, checkpoint: CheckpointId
     let meter = Arc::new(Meter::default());
     meter.bytes.store(true, Ordering::Relaxed);
     let shown = Display::start(g, meter.clone(), |_| {});
-    let (mut still_since, mut seen) = (Instant::now(), 0);
+    let (mut still_since, mut seen) = (Instant::now(), None);
     loop {
         let status = client.status().map_err(client_failed)?;
         zone.refresh();
@@ -106,10 +106,14 @@ fn attend(g: &Global, client: &Client, zone: &mut Zone, checkpoint: CheckpointId
             drop(shown);
             return Ok(Vec::new());
         }
-        // What somebody works on moves by itself; the rest may wait for a disk, a node, a person.
-        let moving = state.revision != seen || !state.leases.is_empty();
+        // What somebody works on moves by itself; the rest may wait for a disk, a node, a person. Looking after what is stored
+        // goes on for ever beside it.
+        let works = |w: &Work| !matches!(w, Work::Audit { .. });
+        let stored = state.copies.values().filter(|c| c.is_stored()).count();
+        let now = Some((left.clone(), state.sectors.len(), stored));
+        let moving = seen != now || state.leases.values().any(|l| l.work.iter().any(works));
         if moving {
-            (still_since, seen) = (Instant::now(), state.revision);
+            (still_since, seen) = (Instant::now(), now);
         }
         if still_since.elapsed() > PATIENCE {
             drop(shown);
