@@ -133,6 +133,7 @@ async fn supervise(node: Arc<Node>, health: HealthBoard) {
             applied = Some(index);
         }
         node.board.tick();
+        node.take_over_limits();
         stop_what_is_lost(&node);
         for w in &mut all {
             watch(w, &node, &health);

@@ -424,7 +424,14 @@ impl Node {
         lock(&self.guards).insert(target, found);
     }
 
-    /// Looks at the machine, and takes over how fast work may go now.
+    /// Takes over how fast work may go from now on.
+    pub(crate) fn take_over_limits(&self) {
+        if let Some(parts) = &self.parts {
+            parts.pace.set(&self.cluster.view().policy);
+        }
+    }
+
+    /// Looks at the machine.
     pub(crate) fn look_around(&self) {
         let ambient = {
             let mut watch = lock(&self.ambient);
@@ -434,9 +441,6 @@ impl Node {
         let mut watch = ambient;
         let seen = watch.look();
         *lock(&self.ambient) = (watch, seen);
-        if let Some(parts) = &self.parts {
-            parts.pace.set(&self.cluster.view().policy);
-        }
     }
 
     /// What waits in sources that this node looked at.

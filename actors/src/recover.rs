@@ -511,6 +511,9 @@ pub struct Pending {
     /// Number of the checkpoint that is brought back.
     pub checkpoint: Option<u64>,
     pub begun_ms: u64,
+    /// The state that was brought back is an older one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub behind: bool,
 }
 
 /// Whether a home was brought back and its owner has not said yet that its files are.
@@ -553,6 +556,7 @@ pub fn take_over(
     let keys = ZoneKeys::derive(zone.id, found.secret.clone(), zone.secret_epoch);
     let head = found.head.as_ref().zip(found.head_text.as_ref()).map(|(h, text)| head_record(h, text));
     let newest = found.state.complete().last().map(|c| c.seq);
+    let behind = found.is_behind();
     let mut state = taken_over(found.state, node, head);
     if let Some(t) = state.targets.get_mut(&from.0) {
         // It may lie elsewhere by now.
@@ -577,7 +581,7 @@ pub fn take_over(
         store.propose(now_ms(), node, command).map_err(ZoneError::from)?;
     }
     drop(store);
-    let note = Pending { format: 1, checkpoint: newest, begun_ms: now_ms() };
+    let note = Pending { format: 1, checkpoint: newest, begun_ms: now_ms(), behind };
     let note = serde_json::to_vec(&note).map_err(|e| RecoverError::State(e.to_string()))?;
     write(&Home::recovery_in(dir), &note).map_err(ZoneError::from)?;
     fsx::point("recover:before");

@@ -121,7 +121,12 @@ pub fn run(plan: Plan) -> Result<bool> {
         let before = killed;
         killed += checkpoint(&mut fleet, &mut dice, &mut figures, next, seq)?;
         idle = if killed == before { idle + 1 } else { 0 };
-        ensure!(idle < 10, "in ten checkpoints nobody was at work as the {}", victims[killed].name());
+        ensure!(
+            idle < 10,
+            "in ten checkpoints nobody was at work as the {}\n{}",
+            victims[killed].name(),
+            fleet.told(&[])
+        );
         kept.push(source.clone());
         if seq == 1 {
             fleet.slow_down(&source)?;

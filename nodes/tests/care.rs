@@ -355,6 +355,7 @@ fn what_nothing_is_left_of_is_stored_anew_by_the_next_backup() {
     let b = Bench::new();
     b.init();
     fs::write(b.path("src/a"), bench::noise(1, 600_000)).unwrap();
+    wait::settled(&b.path("src/a"));
     b.expect(0, &["backup", "src"]);
     for sector in data_sectors(&b.path("target")) {
         fs::write(sector, b"").unwrap();

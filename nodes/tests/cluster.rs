@@ -237,6 +237,22 @@ fn what_nothing_is_left_of_is_stored_anew_by_itself() {
     assert_eq!(zone.json(0, &["checkpoints"])["checkpoints"].as_array().unwrap().len(), 4);
 }
 
+/// A limit binds the node that is at work from the moment it is set.
+#[test]
+fn a_limit_counts_at_once() {
+    let zone = Zone::new();
+    let source = zone.path("source");
+    for round in 1..4 {
+        zone.ok(0, &["schedule", "limit", "--window", "00:00-24:00", "--upload", "4MiB"]);
+        fill(&source, round);
+        let begun = std::time::Instant::now();
+        zone.ok(0, &["backup", source.to_str().unwrap(), "--copies", "1"]);
+        // 8 MB, some of which may go before anything is owed.
+        assert!(begun.elapsed() > Duration::from_millis(1_200), "{:?} in round {round}", begun.elapsed());
+        zone.ok(0, &["schedule", "limit", "--clear"]);
+    }
+}
+
 /// Two of three nodes burn down. Nothing goes on by itself; the owner's word lets the third go on, and the burnt ones can
 /// be replaced. One that rises from the ashes with its old home is not listened to.
 #[test]

@@ -317,6 +317,9 @@ fn system_data_that_is_damaged_here_is_taken_from_elsewhere_or_an_older_one_is_a
     let all = o.recover(3, &["--target", "one", "--to", "out"]);
     assert!(all.contains("newest checkpoint 1") && all.contains("cannot be read there"), "{all}");
     assert!(all.contains("of an older state") && !all.contains("all files are back"), "{all}");
+    // So it is when it is gone on with.
+    let all = o.recover(3, &["--to", "again"]);
+    assert!(all.contains("of an older state") && !all.contains("all files are back"), "{all}");
     o.b.expect(0, &["recover", "--finish"]);
     assert!(o.b.expect(4, &["backup"]).contains("ZW-1206"));
     // Two copies are wanted and one target is there: done, but not complete.

@@ -261,6 +261,7 @@ fn a_btrfs_source_is_read_from_a_snapshot_that_is_removed() {
     assert_eq!(fs::read(data.join("file")).unwrap(), b"snapshot\n");
     assert_eq!(snapshots(), 0);
     b.expect(0, &["source", "set", data.to_str().unwrap(), "--after", ""]);
+    wait::settled(&data.join("file"));
     let (code, said) = b.backup();
     assert_eq!((code, said["sources"][0]["changed"].as_u64()), (0, Some(1)), "{said}");
     // A snapshot has the same times and numbers: nothing else counts as changed.

@@ -167,15 +167,14 @@ impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>>
         let kind = if holder.is_some() { Kind::HardLink } else { seen.meta.kind };
         seen.had_base = base.is_some();
         let mut again = false;
-        if let Some(b) = base
-            && !self.all
-            && unchanged(&seen.meta, &b.meta, kind)
-            && holder.as_deref().is_none_or(|h| h == b.link)
-        {
-            again = self.is_gone(&b);
-            if !again {
+        if let Some(b) = base {
+            let same =
+                !self.all && unchanged(&seen.meta, &b.meta, kind) && holder.as_deref().is_none_or(|h| h == b.link);
+            again = same && self.is_gone(&b);
+            if same && !again {
                 return self.whole.then_some(Change::Keep(b));
             }
+            seen.line = self.whole.then(|| Arc::new(b));
         }
         // The file itself is as it was where only what is stored of it is gone.
         match (again, seen.had_base) {

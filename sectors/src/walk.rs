@@ -18,7 +18,7 @@ use crate::limits::PATH_LEN_MAX;
 
 use jobs::{Batch, DirJob, Pool};
 pub use kernel::OWN_MOUNTS;
-pub use seen::Seen;
+pub use seen::{Fallback, Seen};
 
 /// Which entries are left out: path inside the source, and whether it is a directory.
 pub type Filter = Arc<dyn Fn(&[u8], bool) -> bool + Send + Sync>;

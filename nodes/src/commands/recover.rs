@@ -56,9 +56,9 @@ pub fn recover(g: &Global, out: Out, a: &RecoverArgs) -> Result<i32, Failure> {
             let (owner, behind) = bring_state(g, out, a, &dir)?;
             (Some(owner), behind)
         }
-        Some(_) => {
+        Some(p) => {
             out.say("the zone's state is here already; going on with its files");
-            (None, false)
+            (None, p.behind)
         }
     };
     if a.state_only {

@@ -3,8 +3,10 @@
 #![allow(dead_code)] // Each test program uses a part of it.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What is waited for comes well before this, or never.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -20,6 +22,15 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < LIMIT, "{what} did not come about");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Waits until what was just written counts as unchanged if it is: within a tick of the clock nobody can tell.
+pub fn settled(path: &Path) {
+    let changed = |p: &Path| {
+        let m = std::fs::symlink_metadata(p).unwrap();
+        SystemTime::UNIX_EPOCH + Duration::new(m.ctime() as u64, m.ctime_nsec() as u32)
+    };
+    until("the clock goes on", || (changed(path).elapsed().ok()? > Duration::from_millis(100)).then_some(()));
 }
 
 /// A process that ends with its test.

@@ -126,7 +126,7 @@ impl Feed<'_> {
         let (file, meta, still, xattrs, spans) = match opened {
             Ok(all) => all,
             Err(e) => {
-                self.send(PieceBody::Failed { path: seen.path.clone(), error: e, lost: seen.lost() }, 0)?;
+                self.send(PieceBody::Failed { path: seen.path.clone(), error: e, fallback: seen.fallback() }, 0)?;
                 return Ok(true);
             }
         };
@@ -136,7 +136,8 @@ impl Feed<'_> {
         let sparse = holes.then(|| SparseMap { real_size: meta.size, spans: spans.clone() });
         let stored = data_len + sparse.as_ref().map_or(0, pax::sparse_map_len);
         let whole = !seen.had_base && spans.len() <= SPARSE_MAP_MAX && self.fits(stored + 8192);
-        let large = Arc::new(Large { path: seen.path.clone(), meta, xattrs, prefix: self.task.prefix.clone() });
+        let (path, prefix, fallback) = (seen.path.clone(), self.task.prefix.clone(), seen.fallback());
+        let large = Arc::new(Large { path, meta, xattrs, prefix, fallback });
         let mode = if whole { Mode::Whole } else { Mode::Extents };
         let mut cutter = Cutter { feed: self, file: &file, large, mode, first: true, stored, sparse };
         let cut = cutter.run(&spans)?;

@@ -1,6 +1,6 @@
 //! The last stage: takes pieces in order, gives everything its place, writes catalog and index, opens and seals sectors.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,9 +16,12 @@ use crate::ids::{LayerId, SectorId, SourceId};
 use crate::index::Place;
 use crate::pax;
 use crate::sector_writer::{SealJob, SectorWriter};
+use crate::walk::Fallback;
 
 /// A catalog part is written when it has grown to this: the memory it takes is bounded, and so is reading it.
 const PART_FLUSH_LEN: usize = 2 << 20;
+/// Why a further name could not be stored.
+const NO_HOLDER: &str = "the file it is another name of could not be read";
 /// Room kept for the index, the end of the tar and what else closes a sector.
 const CLOSING_ROOM: u64 = 64 << 10;
 
@@ -67,7 +70,8 @@ struct Current {
     extents: Vec<Extent>,
     /// A whole member is under way: the sector must not end.
     inside: bool,
-    failed: HashSet<Vec<u8>>,
+    /// Paths that could not be read, and whether the base's line stays for each.
+    failed: HashMap<Vec<u8>, bool>,
 }
 
 pub(super) struct Placing<'a, S: Sectors> {
@@ -106,7 +110,7 @@ impl<'a, S: Sectors> Placing<'a, S> {
             remaining: task.estimate + estimate_after,
             extents: Vec::new(),
             inside: false,
-            failed: HashSet::new(),
+            failed: HashMap::new(),
         });
         if self.open.is_none() {
             self.open_sector(task.estimate + estimate_after, 0)?;
@@ -238,13 +242,11 @@ impl<'a, S: Sectors> Placing<'a, S> {
     fn news(&mut self, news: News, base: u64, shared: &Shared<'_>) -> Result<(), PackError> {
         match news {
             News::Entry(mut e) => {
-                if e.meta.kind == Kind::HardLink && self.current.as_ref().is_some_and(|c| c.failed.contains(&e.link)) {
-                    self.failed(e.path, "the file it is another name of could not be read".into());
-                    return Ok(());
-                }
                 self.settle(&mut e.extents, base, shared)?;
                 self.entry(e, shared)
             }
+            News::Link(e, fallback) if self.fell(&e.link).is_some() => self.unread(e.path, NO_HOLDER.into(), fallback),
+            News::Link(e, _) => self.entry(e, shared),
             News::Kept(e) => self.part(|p| p.push(&e)),
             News::Moved(mut e, unmoved) => {
                 self.settle(&mut e.extents, base, shared)?;
@@ -272,22 +274,12 @@ impl<'a, S: Sectors> Placing<'a, S> {
                 Ok(())
             }
             News::LargeEnd(large, end) => self.large_end(&large, end, shared),
-            News::Failed { path, error, lost } => {
-                if let Some(bytes) = lost {
-                    self.report.absent += 1;
-                    self.report.absent_bytes += bytes;
-                }
-                if error.kind() == std::io::ErrorKind::NotFound {
-                    self.report.vanished += 1;
-                    // Its other names would point to nothing: they wait for the next backup.
-                    if let Some(c) = &mut self.current {
-                        c.failed.insert(path);
-                    }
-                } else {
-                    self.failed(path, error.to_string());
-                }
-                Ok(())
+            News::Failed { path, error, fallback } if error.kind() == std::io::ErrorKind::NotFound => {
+                self.report.vanished += 1;
+                // Its other names would point to nothing: they wait for the next backup.
+                self.fall_back(path, fallback)
             }
+            News::Failed { path, error, fallback } => self.unread(path, error.to_string(), fallback),
             News::Unsteady(path) => {
                 self.unsteady(path);
                 Ok(())
@@ -308,21 +300,41 @@ impl<'a, S: Sectors> Placing<'a, S> {
         }
     }
 
-    fn failed(&mut self, path: Vec<u8>, why: String) {
+    fn unread(&mut self, path: Vec<u8>, why: String, fallback: Fallback) -> Result<(), PackError> {
         self.report.unread_count += 1;
-        if let Some(c) = &mut self.current {
-            c.failed.insert(path.clone());
-        }
         if self.report.unread.len() < REPORT_MAX {
-            self.report.unread.push((path, why));
+            self.report.unread.push((path.clone(), why));
+        }
+        self.fall_back(path, fallback)
+    }
+
+    /// Whether a path could not be read, and then whether the base's line stays for it.
+    fn fell(&self, path: &[u8]) -> Option<bool> {
+        self.current.as_ref()?.failed.get(path).copied()
+    }
+
+    /// In place of what could not be read stays what the base holds of it, if anything.
+    fn fall_back(&mut self, path: Vec<u8>, fallback: Fallback) -> Result<(), PackError> {
+        if let Some(bytes) = fallback.lost {
+            self.report.absent += 1;
+            self.report.absent_bytes += bytes;
+        }
+        // A further name stays if what it is a name of does.
+        let stands = |e: &Entry| e.meta.kind != Kind::HardLink || self.fell(&e.link) == Some(true);
+        let line = fallback.line.filter(|e| stands(e));
+        if let Some(c) = &mut self.current {
+            c.failed.insert(path, line.is_some());
+        }
+        match line {
+            Some(line) => self.part(|p| p.push(&line)),
+            None => Ok(()),
         }
     }
 
     fn large_end(&mut self, large: &Arc<Large>, end: LargeEnd, shared: &Shared<'_>) -> Result<(), PackError> {
         let extents = self.current.as_mut().map(|c| std::mem::take(&mut c.extents)).unwrap_or_default();
         if let Some(e) = end.error {
-            self.failed(large.path.clone(), e.to_string());
-            return Ok(());
+            return self.unread(large.path.clone(), e.to_string(), large.fallback.clone());
         }
         if end.again {
             return Ok(());

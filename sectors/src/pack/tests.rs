@@ -140,11 +140,22 @@ impl OpenSectors for Shelf {
 
 /// Packs what changed since `base`; `meanwhile` happens between the scan and the reading.
 fn pack(shelf: &mut Shelf, src: &Path, base: &[LayerId], meanwhile: impl FnOnce()) -> (LayerId, PackReport) {
+    pack_as(shelf, src, base, false, meanwhile)
+}
+
+/// The same; with `whole`, as a catalog that needs no base.
+fn pack_as(
+    shelf: &mut Shelf,
+    src: &Path,
+    base: &[LayerId],
+    whole: bool,
+    meanwhile: impl FnOnce(),
+) -> (LayerId, PackReport) {
     let options = WalkOptions { threads: 2, one_file_system: false, excludes: None, skip_caches: false };
     let entries = shelf.entries(base).into_iter().map(Ok);
-    let changes: Vec<_> = Differ::new(Walk::start(src, options).unwrap(), entries, false, false).collect();
+    let changes: Vec<_> = Differ::new(Walk::start(src, options).unwrap(), entries, false, whole).collect();
     meanwhile();
-    let layer = LayerId([base.len() as u8 + 1; 16]);
+    let layer = LayerId([shelf.parts.len() as u8 + 1; 16]);
     let task =
         Task { source: SOURCE, layer, prefix: b"src".to_vec(), root: src.to_owned(), clones: false, estimate: 1 << 20 };
     let settings = Settings {
@@ -307,6 +318,57 @@ fn names_of_a_file_whose_first_name_vanished_wait_for_the_next_backup() {
     let whole = bring_back(&shelf, &[first, second], out.path(), false);
     assert_eq!((whole.files, whole.failed_count), (1, 0), "{whole:?}");
     assert_eq!(fs::read(out.path().join("src/b")).unwrap(), b"one content");
+}
+
+#[test]
+fn a_whole_catalog_keeps_what_the_one_before_holds_of_files_that_cannot_be_read() {
+    let (src, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = |name: &str| src.path().join(name);
+    let names = ["small", "large", "goes", "first", "steady"];
+    let before = |i: usize| noise(i as u64, if i == 1 { 3 << 20 } else { 1000 });
+    for (i, name) in names.iter().enumerate() {
+        fs::write(at(name), before(i)).unwrap();
+    }
+    fs::hard_link(at("first"), at("first again")).unwrap();
+    symlink("before", at("link")).unwrap();
+    let mut shelf = Shelf::new(24);
+    let (first, _) = pack(&mut shelf, src.path(), &[], || {});
+    let after = |i: usize| noise(20 + i as u64, if i == 1 { 2 << 20 } else { 500 });
+    for (i, name) in names[..4].iter().enumerate() {
+        fs::write(at(name), after(i)).unwrap();
+    }
+    fs::remove_file(at("link")).unwrap();
+    symlink("after", at("link")).unwrap();
+    fs::write(at("new"), "new").unwrap();
+    let (second, report) = pack_as(&mut shelf, src.path(), &[first], true, || {
+        for name in ["small", "large", "first", "link", "new"] {
+            fs::remove_file(at(name)).unwrap();
+            fs::create_dir(at(name)).unwrap();
+        }
+        fs::remove_file(at("goes")).unwrap();
+    });
+    assert_eq!((report.unread_count, report.vanished, report.absent, report.absent_bytes), (6, 1, 1, 3), "{report:?}");
+    let back = bring_back(&shelf, &[second], out.path(), true);
+    assert_eq!((back.files, back.failed_count), (6, 0), "{back:?}");
+    let there = |name: &str| out.path().join("src").join(name);
+    for (i, name) in names.iter().enumerate() {
+        assert!(fs::read(there(name)).unwrap() == before(i), "{name}");
+    }
+    assert_eq!(fs::metadata(there("first")).unwrap().ino(), fs::metadata(there("first again")).unwrap().ino());
+    assert_eq!(fs::read_link(there("link")).unwrap(), Path::new("before"));
+    assert!(!there("new").exists());
+    // What the next backup can read, it takes.
+    for name in ["small", "large", "first", "link", "new"] {
+        fs::remove_dir(at(name)).unwrap();
+        fs::write(at(name), "now").unwrap();
+    }
+    let (third, report) = pack(&mut shelf, src.path(), &[second], || {});
+    assert_eq!(report.unread_count, 0, "{report:?}");
+    let to = tempfile::tempdir().unwrap();
+    bring_back(&shelf, &[second, third], to.path(), true);
+    let read = |name: &str| fs::read(to.path().join("src").join(name)).ok();
+    assert_eq!((read("small"), read("large")), (Some(b"now".to_vec()), Some(b"now".to_vec())));
+    assert_eq!((read("goes"), read("first again")), (None, Some(after(3))));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::frames::FrameWriter;
 use crate::fsx;
 use crate::pax;
 use crate::sector_writer::SealJob;
-use crate::walk::Seen;
+use crate::walk::{Fallback, Seen};
 
 /// Stands in an extent for the sector that `place` is about to choose; offsets then count from the unit's start.
 pub(super) const HERE: u32 = u32::MAX;
@@ -55,7 +55,7 @@ pub(super) enum PieceBody {
     /// A stretch of a large file's content that is moved; with the entry, the last.
     Extents { path: Vec<u8>, extents: Vec<Extent>, end: Option<Box<Entry>> },
     /// A large file that could not be opened.
-    Failed { path: Vec<u8>, error: io::Error, lost: Option<u64> },
+    Failed { path: Vec<u8>, error: io::Error, fallback: Fallback },
 }
 
 /// A large file on its way.
@@ -64,6 +64,7 @@ pub(super) struct Large {
     pub meta: Meta,
     pub xattrs: Xattrs,
     pub prefix: Vec<u8>,
+    pub fallback: Fallback,
 }
 
 /// How a large file is stored.
@@ -108,6 +109,8 @@ pub(super) struct Unit {
 
 pub(super) enum News {
     Entry(Entry),
+    /// A further name; it cannot be had without the first.
+    Link(Entry, Fallback),
     Gone(Vec<u8>),
     /// As the base has it.
     Kept(Entry),
@@ -124,8 +127,7 @@ pub(super) enum News {
     Failed {
         path: Vec<u8>,
         error: io::Error,
-        /// Bytes of a file that the base does not have either: the checkpoint will hold nothing of it.
-        lost: Option<u64>,
+        fallback: Fallback,
     },
     Unsteady(Vec<u8>),
 }
@@ -235,8 +237,8 @@ impl Worker<'_> {
             }
             PieceBody::Lines(lines) => Ok(vec![self.moved_lines(lines)?]),
             PieceBody::Extents { path, extents, end } => self.moved_extents(piece.seq, &path, extents, end),
-            PieceBody::Failed { path, error, lost } => {
-                Ok(vec![Unit { news: vec![News::Failed { path, error, lost }], ..Unit::default() }])
+            PieceBody::Failed { path, error, fallback } => {
+                Ok(vec![Unit { news: vec![News::Failed { path, error, fallback }], ..Unit::default() }])
             }
         }
     }
@@ -358,7 +360,9 @@ impl Worker<'_> {
         pax::append_header(tar, &name, &meta, &target, &[], 0, None);
         let mut entry = self.entry(seen, meta, Vec::new());
         entry.link = holder;
-        News::Entry(entry)
+        // Its bytes count with the first name.
+        let Fallback { lost, line } = seen.fallback();
+        News::Link(entry, Fallback { lost: lost.map(|_| 0), line })
     }
 
     /// Directories, symbolic links, fifos and devices.
@@ -375,7 +379,7 @@ impl Worker<'_> {
                 entry.link = link;
                 News::Entry(entry)
             }
-            Err(error) => News::Failed { path: seen.path.clone(), error, lost: None },
+            Err(error) => failed(seen, error),
         }
     }
 
@@ -393,11 +397,11 @@ impl Worker<'_> {
                 Ok(_) => {}
                 Err(error) => {
                     tar.truncate(start);
-                    return News::Failed { path: seen.path.clone(), error, lost: seen.lost() };
+                    return failed(seen, error);
                 }
             }
         }
-        News::Failed { path: seen.path.clone(), error: io::Error::other("it kept changing"), lost: seen.lost() }
+        failed(seen, io::Error::other("it kept changing"))
     }
 
     /// Reads a small file into the tar; true if it stood still meanwhile.
@@ -448,6 +452,10 @@ impl Worker<'_> {
         }
         Ok((entry, steady))
     }
+}
+
+fn failed(seen: &Seen, error: io::Error) -> News {
+    News::Failed { path: seen.path.clone(), error, fallback: seen.fallback() }
 }
 
 /// What a file holds whose size is told as 0: some file systems in user space tell none of what they make as it is read.

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, readlinkat, sta
 use super::Root;
 use crate::attrs;
 use crate::beneath::{open_beneath, split};
-use crate::entry::{Kind, Meta, Xattrs};
+use crate::entry::{Entry, Kind, Meta, Xattrs};
 use crate::fsx::{Call, gate};
 
 /// An entry, as the scan saw it.
@@ -25,8 +25,19 @@ pub struct Seen {
     pub data: u64,
     /// The base holds something under this path.
     pub had_base: bool,
+    /// What it holds there, if the new catalog needs no base: that stays where the entry cannot be read.
+    pub line: Option<Arc<Entry>>,
     dev: u64,
     root: Arc<Root>,
+}
+
+/// What a checkpoint has of an entry that could not be read.
+#[derive(Clone, Debug, Default)]
+pub struct Fallback {
+    /// Bytes of a file that the base does not have either: the checkpoint will hold nothing of it.
+    pub lost: Option<u64>,
+    /// The base's line, which is to be written again.
+    pub line: Option<Arc<Entry>>,
 }
 
 impl std::fmt::Debug for Seen {
@@ -76,7 +87,7 @@ thread_local! {
 
 impl Seen {
     pub(super) fn new(root: &Arc<Root>, path: Vec<u8>, meta: Meta, dev: u64, data: u64) -> Self {
-        Self { path, meta, data, had_base: false, dev, root: root.clone() }
+        Self { path, meta, data, had_base: false, line: None, dev, root: root.clone() }
     }
 
     /// What tells that two names are one file.
@@ -139,9 +150,10 @@ impl Seen {
         now.kind == self.meta.kind && (now.ino == self.meta.ino || (now.nlink == 1 && self.meta.nlink == 1))
     }
 
-    /// Bytes of which a checkpoint holds nothing if this file cannot be read; `None` if its base has it.
-    pub fn lost(&self) -> Option<u64> {
-        (!self.had_base).then_some(self.meta.size)
+    /// What a checkpoint has of this entry if it cannot be read.
+    pub fn fallback(&self) -> Fallback {
+        let lost = (!self.had_base && self.meta.kind == Kind::File).then_some(self.meta.size);
+        Fallback { lost, line: self.line.clone() }
     }
 
     /// Target of a symbolic link.
