@@ -68,7 +68,7 @@ fn main() {
     let root = Path::new(args.first().expect("a directory to work in"));
     let mib: usize = args.get(1).map_or(2048, |t| t.parse().unwrap());
     let rounds: usize = args.get(2).map_or(3, |t| t.parse().unwrap());
-    let mut data = vec![0u8; 64 * PIECE];
+    let mut data = vec![0u8; 16 * PIECE];
     fill_random(&mut data);
     let dir = root.join("server");
     let server = Server::open(&dir, Settings { lock_days: 0, ..Settings::default() }, Box::new(|_| {})).unwrap();

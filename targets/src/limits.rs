@@ -104,6 +104,8 @@ pub const WRITER_HOLD: Duration = Duration::from_secs(30);
 /// Sectors that may be in writers' hands at once: each is an open file.
 pub const UPLOADS_PER_ACCOUNT: usize = 64;
 pub const UPLOADS_MAX: usize = 1024;
+/// Bytes that are read from a TLS connection at once.
+pub const READ_AHEAD: usize = 64 << 10;
 /// Connections to a server, and how long an idle one is kept.
 pub const CONNECTIONS_MAX: usize = 256;
 pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -133,6 +135,7 @@ pub const HASHES_LEN_MAX: u64 = 32 * (SECTOR_LEN_MAX / LEAF_LEN as u64 + 1);
 pub const DAMAGED_MAX: usize = 10_000;
 
 const _: () = assert!(WRITER_HOLD.as_secs() >= 3 * 10, "a hold lasts over two lost signs of life");
-const _: () = assert!(APPENDS_AT_ONCE * 3 * PIECE_LEN + CONNECTIONS_MAX * 2 * RANGE_PIECE_LEN <= 256 << 20);
+const _: () =
+    assert!(APPENDS_AT_ONCE * 3 * PIECE_LEN + CONNECTIONS_MAX * (2 * RANGE_PIECE_LEN + READ_AHEAD) <= 256 << 20);
 const _: () = assert!(PAGE_LEN as u64 * 64 < ANSWER_LEN_MAX);
 const _: () = assert!(DAMAGED_MAX as u64 * 36 < ANSWER_LEN_MAX);

@@ -18,6 +18,7 @@ mod chores;
 mod credit;
 mod hashes;
 mod identity;
+mod listen;
 mod places;
 mod range;
 mod refusal;
@@ -214,20 +215,21 @@ impl Server {
         let thread = std::thread::Builder::new().name("target-server".into()).spawn(move || {
             let serve = async {
                 let workers = std::thread::available_parallelism().map_or(2, |n| n.get()).min(8);
-                let http = actix_web::HttpServer::new(move || routes::app(server.clone()).app_data(alive.clone()))
-                    .workers(workers)
-                    .max_connections(CONNECTIONS_MAX.div_ceil(workers))
-                    .keep_alive(KEEP_ALIVE)
-                    .client_request_timeout(REQUEST_TIME)
-                    .shutdown_timeout(5)
-                    .disable_signals();
+                let app = move || routes::app(server.clone()).app_data(alive.clone());
                 let http = match tls {
-                    Some(tls) => http.listen_rustls_0_23(listener, tls),
-                    None => http.listen(listener),
+                    Some(tls) => listen::over_tls(listener, tls, workers, SHUTDOWN_S, app),
+                    None => actix_web::HttpServer::new(app)
+                        .workers(workers)
+                        .max_connections(CONNECTIONS_MAX.div_ceil(workers))
+                        .keep_alive(KEEP_ALIVE)
+                        .client_request_timeout(REQUEST_TIME)
+                        .shutdown_timeout(SHUTDOWN_S)
+                        .disable_signals()
+                        .listen(listener)
+                        .map(actix_web::HttpServer::run),
                 };
                 match http {
-                    Ok(http) => {
-                        let running = http.run();
+                    Ok(running) => {
                         let _ = tell.send(Ok(running.handle()));
                         running.await
                     }
@@ -245,6 +247,8 @@ impl Server {
     }
 }
 
+/// Seconds that requests have to end when the server is stopped.
+const SHUTDOWN_S: u64 = 5;
 /// Longest wait for the threads that answer, once they were told to end.
 const END_WAIT: Duration = Duration::from_secs(10);
 

@@ -14,6 +14,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
@@ -22,7 +23,7 @@ use zoneward_sectors::ids::Digest;
 
 use super::Timing;
 use crate::errors::{Op, TargetError};
-use crate::limits::{ANSWER_LEN_MAX, LINK_TRIES, LINKS_MAX, TRY_PAUSE};
+use crate::limits::{ANSWER_LEN_MAX, LINK_TRIES, LINKS_MAX, READ_AHEAD, TRY_PAUSE};
 use crate::server::{fingerprint, provider};
 use crate::url::ServerUrl;
 
@@ -299,6 +300,8 @@ impl Link {
         tcp.set_nodelay(true).map_err(io)?;
         match &self.0.tls {
             Some((tls, name)) => {
+                // Read ahead: rustls asks for 4 KiB at a time.
+                let tcp = BufReader::with_capacity(READ_AHEAD, tcp);
                 let stream = tls.connect(name.clone(), tcp).await.map_err(|e| stranger(&e).unwrap_or_else(|| io(e)))?;
                 speak(TokioIo::new(stream)).await
             }

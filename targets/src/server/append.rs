@@ -39,11 +39,14 @@ pub(super) async fn next(payload: &mut Payload) -> Option<Result<bytes::Bytes, R
     }
 }
 
-/// A sink and a buffer to be used again, and how the write of what was in it went.
-type Written = (Sink, Vec<u8>, Result<(), TargetError>);
+/// A sink and a buffer to be used again, how the write of what was in it went, and, let go of last, what keeps others from
+/// the data directory.
+type Written = (Sink, Vec<u8>, Result<(), TargetError>, Arc<Server>);
 
 /// Writes pieces one after another, off the thread that reads the network.
 struct Writing {
+    /// A piece may still be written when nobody waits for it any more.
+    server: Arc<Server>,
     sink: Option<Sink>,
     spare: Vec<u8>,
     running: Option<JoinHandle<Written>>,
@@ -53,7 +56,7 @@ impl Writing {
     /// Waits until what was handed over is written.
     async fn settle(&mut self) -> Result<(), Refusal> {
         let Some(running) = self.running.take() else { return Ok(()) };
-        let (sink, buf, result) = running.await.map_err(failed_thread)?;
+        let (sink, buf, result, _) = running.await.map_err(failed_thread)?;
         self.spare = buf;
         // After a failed write nobody may go on with this handle: its file is opened again.
         result?;
@@ -67,9 +70,10 @@ impl Writing {
         let Some(mut sink) = self.sink.take() else {
             return Err(Refusal::new(Code::NotHeld, "an earlier write failed: begin again"));
         };
+        let alone = self.server.clone();
         self.running = Some(tokio::task::spawn_blocking(move || {
             let result = sink.append(&piece);
-            (sink, piece, result)
+            (sink, piece, result, alone)
         }));
         let mut next = std::mem::take(&mut self.spare);
         next.clear();
@@ -104,7 +108,8 @@ impl Server {
             return Err(Refusal::new(Code::Full, "the disk is full"));
         }
         let mut room = self.places.reserve(&a.who, a.len)?;
-        let mut writing = Writing { sink: slot.take(), spare: Vec::with_capacity(PIECE_LEN), running: None };
+        let (server, spare) = (self.clone(), Vec::with_capacity(PIECE_LEN));
+        let mut writing = Writing { server, sink: slot.take(), spare, running: None };
         // Who sends a byte now and then must not hold a turn for ever.
         let time = APPEND_PAUSE_MAX + Duration::from_secs(a.len / RATE_MIN);
         let taken = tokio::time::timeout(time, self.take(&a, &mut payload, &mut writing)).await;
