@@ -128,6 +128,16 @@ pub enum Note {
     Wasteful { target: String },
 }
 
+/// Why a state may not be the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Doubt {
+    /// A newer one is known of and could not be read anywhere.
+    Older,
+    /// No head that can be believed speaks of it.
+    NoHead,
+}
+
 /// The newest system data that was found.
 pub struct Found {
     pub state: State,
@@ -141,8 +151,17 @@ pub struct Found {
 }
 
 impl Found {
+    /// Whether this may not be the newest state.
+    pub fn doubt(&self) -> Option<Doubt> {
+        match (self.is_behind(), &self.head) {
+            (true, _) => Some(Doubt::Older),
+            (false, None) => Some(Doubt::NoHead),
+            (false, Some(_)) => None,
+        }
+    }
+
     /// A newer state is known of and could not be read anywhere.
-    pub fn is_behind(&self) -> bool {
+    fn is_behind(&self) -> bool {
         let unread = self.notes.iter().filter_map(|n| match n {
             Note::Unreadable { n, .. } => Some(*n),
             _ => None,
@@ -511,9 +530,9 @@ pub struct Pending {
     /// Number of the checkpoint that is brought back.
     pub checkpoint: Option<u64>,
     pub begun_ms: u64,
-    /// The state that was brought back is an older one.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub behind: bool,
+    /// Why the state may not be the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Doubt>,
 }
 
 /// Whether a home was brought back and its owner has not said yet that its files are.
@@ -556,7 +575,7 @@ pub fn take_over(
     let keys = ZoneKeys::derive(zone.id, found.secret.clone(), zone.secret_epoch);
     let head = found.head.as_ref().zip(found.head_text.as_ref()).map(|(h, text)| head_record(h, text));
     let newest = found.state.complete().last().map(|c| c.seq);
-    let behind = found.is_behind();
+    let doubt = found.doubt();
     let mut state = taken_over(found.state, node, head);
     if let Some(t) = state.targets.get_mut(&from.0) {
         // It may lie elsewhere by now.
@@ -581,7 +600,7 @@ pub fn take_over(
         store.propose(now_ms(), node, command).map_err(ZoneError::from)?;
     }
     drop(store);
-    let note = Pending { format: 1, checkpoint: newest, begun_ms: now_ms(), behind };
+    let note = Pending { format: 1, checkpoint: newest, begun_ms: now_ms(), doubt };
     let note = serde_json::to_vec(&note).map_err(|e| RecoverError::State(e.to_string()))?;
     write(&Home::recovery_in(dir), &note).map_err(ZoneError::from)?;
     fsx::point("recover:before");

@@ -176,11 +176,17 @@ impl SourceSummary {
             count(s.removed),
             bytes(s.new_bytes)
         ));
-        let left_out = [(s.sockets, "sockets"), (s.excluded, "excluded"), (s.vanished, "vanished meanwhile")];
+        let left_out = [(s.sockets, "sockets"), (s.excluded, "excluded")];
         let left_out: Vec<String> =
             left_out.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", count(*n))).collect();
         if !left_out.is_empty() {
             out.say(format!("  left out: {}", left_out.join(", ")));
+        }
+        if s.vanished > 0 {
+            out.say(format!(
+                "  gone while the source was read: {} (what was held of such paths stays until the next backup)",
+                count(s.vanished)
+            ));
         }
         out.warn_some(self.warnings.iter().cloned(), s.unread + s.unsteady + s.hooks_failed);
     }

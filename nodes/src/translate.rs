@@ -63,7 +63,7 @@ impl From<ZoneError> for Failure {
             ZoneError::LeaseEnded => Failure::new(2034, exit::FAILED, text),
             ZoneError::Target(t) => from_target(&t),
             ZoneError::NoTarget(_) => Failure::new(1302, exit::TARGET, text)
-                .help("zoneward target ls shows the targets; is the disk mounted?"),
+                .help("zoneward target ls shows the targets: is the disk mounted, does the server answer? zoneward target resume ends a pause"),
             ZoneError::TargetUrl(_) => Failure::new(1303, exit::USAGE, text),
             ZoneError::SourceEmpty { .. } | ZoneError::SourceMoved { .. } | ZoneError::Source { .. } => of_source(&e),
             ZoneError::Hook { .. }

@@ -236,6 +236,9 @@ fn heads_that_nobody_certified_are_not_believed() {
         }
         let all = o.recover(0, &["--target", "one", "--to", "out"]);
         assert!(all.contains("shows no head that can be believed"), "{all}");
+        // Who goes on is told again.
+        let all = o.recover(0, &["--to", "out"]);
+        assert!(all.contains("nothing shows that all of this is of the newest state"), "{all}");
         assert_eq!(tree(&o.below("out", "src")), tree(&o.b.path("src")));
         o.b.expect(0, &["recover", "--finish"]);
         let all = o.b.expect(7, &["check"]);

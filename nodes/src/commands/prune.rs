@@ -120,7 +120,7 @@ fn tell(out: Out, seen: &Outlook, max_waste: u8) {
     out.say(format!("{all} of data, {}; about {} of that is dead", bytes(seen.bytes()), bytes(seen.dead())));
     if seen.over > 0 {
         out.say(format!(
-            "{} whose grace is over leave",
+            "the grace is over for {}: gone for good with this",
             plural(seen.over as u64, "forgotten checkpoint", "forgotten checkpoints")
         ));
     }

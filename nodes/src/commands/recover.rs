@@ -9,7 +9,7 @@ use zoneward_actors::errors::ZoneError;
 use zoneward_actors::home::HomeError;
 use zoneward_actors::keyless::closed;
 use zoneward_actors::recover::{
-    Found, Note, Pending, RecoverError, ZoneOn, find, finish, pending, take_over, zones_on,
+    Doubt, Found, Note, Pending, RecoverError, ZoneOn, find, finish, pending, take_over, zones_on,
 };
 use zoneward_actors::restore::RestoreRequest;
 use zoneward_actors::zone::Zone;
@@ -51,23 +51,23 @@ pub fn recover(g: &Global, out: Out, a: &RecoverArgs) -> Result<i32, Failure> {
     if a.finish {
         return end(out, &dir, before);
     }
-    let (owner, behind) = match before {
+    let (owner, doubt) = match before {
         None => {
-            let (owner, behind) = bring_state(g, out, a, &dir)?;
-            (Some(owner), behind)
+            let (owner, doubt) = bring_state(g, out, a, &dir)?;
+            (Some(owner), doubt)
         }
         Some(p) => {
             out.say("the zone's state is here already; going on with its files");
-            (None, p.behind)
+            (None, p.doubt)
         }
     };
     if a.state_only {
         out.say(
             "next: zoneward recover --to DIR or --in-place brings the files; zoneward checkpoints shows what there is",
         );
-        return Ok(if behind { exit::INCOMPLETE } else { 0 });
+        return Ok(if doubt == Some(Doubt::Older) { exit::INCOMPLETE } else { 0 });
     }
-    bring_files(g, out, a, &dir, owner, behind)
+    bring_files(g, out, a, &dir, owner, doubt)
 }
 
 fn end(out: Out, dir: &Path, before: Option<Pending>) -> Result<i32, Failure> {
@@ -179,7 +179,7 @@ pub(super) fn failed(e: RecoverError) -> Failure {
 }
 
 /// Brings the zone's state here: from then on this is the home of its only node. Answers whether a newer one is known of.
-fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(OwnerKeys, bool), Failure> {
+fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(OwnerKeys, Option<Doubt>), Failure> {
     let Some(url) = &a.target else {
         return Err(Failure::new(1611, exit::USAGE, "there is no recovery to go on with in this home")
             .help("name a target of the lost zone: zoneward recover --target URL"));
@@ -205,7 +205,7 @@ fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(Own
     if let Some(known) = &known {
         compare(known, &found)?;
     }
-    let behind = found.is_behind();
+    let doubt = found.doubt();
     let name = a.node_name.clone().unwrap_or_else(host_name);
     take_over(dir, found, &owner, &file, (target.id(), &place), &name).map_err(failed)?;
     if !file.has_passphrase() {
@@ -214,7 +214,7 @@ fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(Own
     out.say(
         "devices of the old zone that still run must not be used any more: they would write as if nothing had happened",
     );
-    Ok((owner, behind))
+    Ok((owner, doubt))
 }
 
 /// Whether what was found is what a person knows of, or newer.
@@ -314,7 +314,7 @@ fn bring_files(
     a: &RecoverArgs,
     dir: &Path,
     owner: Option<OwnerKeys>,
-    behind: bool,
+    doubt: Option<Doubt>,
 ) -> Result<i32, Failure> {
     let mut zone = open(g)?;
     let checkpoint = zone.state().find_checkpoint(&a.checkpoint)?.clone();
@@ -356,10 +356,15 @@ fn bring_files(
     };
     let total = run(g, &zone, &request)?;
     let code = tell(out, &total, to.as_deref(), started.elapsed().as_secs_f64());
-    if behind {
-        out.warn("all of this is of an older state: the newest one could not be read");
+    match doubt {
+        Some(Doubt::Older) => out.warn("all of this is of an older state: the newest one could not be read"),
+        Some(Doubt::NoHead) => out.warn(
+            "nothing shows that all of this is of the newest state: no head that can be believed spoke of it, and newer data \
+             may lie elsewhere",
+        ),
+        None => {}
     }
-    let code = if behind && code == 0 { exit::INCOMPLETE } else { code };
+    let code = if doubt == Some(Doubt::Older) && code == 0 { exit::INCOMPLETE } else { code };
     tell_rest(out, &zone, dir, a, code)?;
     Ok(code)
 }

@@ -140,20 +140,21 @@ impl OpenSectors for Shelf {
 
 /// Packs what changed since `base`; `meanwhile` happens between the scan and the reading.
 fn pack(shelf: &mut Shelf, src: &Path, base: &[LayerId], meanwhile: impl FnOnce()) -> (LayerId, PackReport) {
-    pack_as(shelf, src, base, false, meanwhile)
+    pack_as(shelf, src, base, None, meanwhile)
 }
 
-/// The same; with `whole`, as a catalog that needs no base.
+/// The same; with `whole`, as a catalog that needs no base and nothing of these sectors.
 fn pack_as(
     shelf: &mut Shelf,
     src: &Path,
     base: &[LayerId],
-    whole: bool,
+    whole: Option<&[u32]>,
     meanwhile: impl FnOnce(),
 ) -> (LayerId, PackReport) {
     let options = WalkOptions { threads: 2, one_file_system: false, excludes: None, skip_caches: false };
     let entries = shelf.entries(base).into_iter().map(Ok);
-    let changes: Vec<_> = Differ::new(Walk::start(src, options).unwrap(), entries, false, whole).collect();
+    let changes = Differ::new(Walk::start(src, options).unwrap(), entries, false, whole.is_some());
+    let changes: Vec<_> = changes.without(Arc::new(whole.unwrap_or_default().iter().copied().collect())).collect();
     meanwhile();
     let layer = LayerId([shelf.parts.len() as u8 + 1; 16]);
     let task =
@@ -340,7 +341,7 @@ fn a_whole_catalog_keeps_what_the_one_before_holds_of_files_that_cannot_be_read(
     fs::remove_file(at("link")).unwrap();
     symlink("after", at("link")).unwrap();
     fs::write(at("new"), "new").unwrap();
-    let (second, report) = pack_as(&mut shelf, src.path(), &[first], true, || {
+    let (second, report) = pack_as(&mut shelf, src.path(), &[first], Some(&[]), || {
         for name in ["small", "large", "first", "link", "new"] {
             fs::remove_file(at(name)).unwrap();
             fs::create_dir(at(name)).unwrap();
@@ -369,6 +370,27 @@ fn a_whole_catalog_keeps_what_the_one_before_holds_of_files_that_cannot_be_read(
     let read = |name: &str| fs::read(to.path().join("src").join(name)).ok();
     assert_eq!((read("small"), read("large")), (Some(b"now".to_vec()), Some(b"now".to_vec())));
     assert_eq!((read("goes"), read("first again")), (None, Some(after(3))));
+}
+
+#[test]
+fn names_of_a_file_that_is_gone_everywhere_are_told_when_the_first_one_vanishes() {
+    let src = tempfile::tempdir().unwrap();
+    fs::write(src.path().join("first"), noise(1, 1000)).unwrap();
+    fs::hard_link(src.path().join("first"), src.path().join("second")).unwrap();
+    let mut shelf = Shelf::new(24);
+    let (one, _) = pack(&mut shelf, src.path(), &[], || {});
+    let gone = shelf.table.number(*shelf.sectors.keys().next().unwrap());
+    let vanish = || fs::remove_file(src.path().join("first")).unwrap();
+    let (two, report) = pack_as(&mut shelf, src.path(), &[one], Some(&[gone]), vanish);
+    assert_eq!((report.vanished, report.unread_count), (1, 1), "{report:?}");
+    assert_eq!(report.unread[0].0, b"second");
+    // The next one stores it by the name that is left.
+    let (three, report) = pack_as(&mut shelf, src.path(), &[two], Some(&[gone]), || {});
+    assert_eq!(report.unread_count, 0, "{report:?}");
+    let out = tempfile::tempdir().unwrap();
+    let back = bring_back(&shelf, &[three], out.path(), true);
+    assert_eq!((back.files, back.failed_count), (1, 0), "{back:?}");
+    assert_eq!(fs::read(out.path().join("src/second")).unwrap(), noise(1, 1000));
 }
 
 #[test]
