@@ -120,13 +120,13 @@ pub fn run(plan: Plan) -> Result<bool> {
         trees.len()
     );
     let last = KEEP_LAST.to_string();
-    zone.expect(0, &["forget", "--keep-last", &last, "--keep-tag", "keep", "--apply", "--owner"])?;
+    let said = zone.expect(0, &["forget", "--keep-last", &last, "--keep-tag", "keep", "--apply", "--owner"])?;
     // Within the grace all of it can be had; then the owner does not want to wait.
     let forgotten = zone.expect(0, &["--json", "checkpoints", "--forgotten"])?;
     let forgotten: serde_json::Value = serde_json::from_str(forgotten.lines().last().unwrap_or_default())?;
     let numbers = forgotten["checkpoints"].as_array().context("no checkpoints")?.iter().map(|c| c["seq"].to_string());
     let numbers: Vec<String> = numbers.collect();
-    ensure!(numbers.len() as u64 == plan.checkpoints - trees.len() as u64, "{} are forgotten", numbers.len());
+    ensure!(numbers.len() as u64 == plan.checkpoints - trees.len() as u64, "{} are forgotten: {said}", numbers.len());
     let all: Vec<&str> = numbers.iter().map(String::as_str).collect();
     zone.expect(0, &[&["forget", "--apply", "--now"], all.as_slice()].concat())?;
     let pruning = Instant::now();

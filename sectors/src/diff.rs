@@ -32,7 +32,8 @@ pub struct Counts {
     pub bytes: u64,
     pub new: u64,
     pub changed: u64,
-    /// Files that did not change and are put again, because what was stored of them is gone.
+    /// Files that seem not to have changed and are put again: what was stored of them is gone, or they were stored so soon
+    /// after a change that another one may hide.
     pub again: u64,
     pub gone: u64,
     /// Bytes of new and changed files: what has to be read.
@@ -168,15 +169,18 @@ impl<W: Iterator<Item = Found>, B: Iterator<Item = Result<Entry, CatalogError>>>
         seen.had_base = base.is_some();
         let mut again = false;
         if let Some(b) = base {
-            let same =
-                !self.all && unchanged(&seen.meta, &b.meta, kind) && holder.as_deref().is_none_or(|h| h == b.link);
-            again = same && self.is_gone(&b);
+            // Without an inode it is to be looked at again: it was stored within a tick of the clock of its last change.
+            let racy = b.meta.ino == 0;
+            let then = if racy { Meta { ino: seen.meta.ino, ..b.meta } } else { b.meta };
+            let named = holder.as_deref().is_none_or(|h| h == b.link);
+            let same = !self.all && named && unchanged(&seen.meta, &then, kind);
+            again = same && (racy || self.is_gone(&b));
             if same && !again {
                 return self.whole.then_some(Change::Keep(b));
             }
             seen.line = self.whole.then(|| Arc::new(b));
         }
-        // The file itself is as it was where only what is stored of it is gone.
+        // The file itself is as it was, as far as its metadata tell.
         match (again, seen.had_base) {
             (true, _) => self.counts.again += 1,
             (false, true) => self.counts.changed += 1,

@@ -456,6 +456,28 @@ fn files_in_sectors_that_are_gone_count_as_changed_and_no_others() {
 }
 
 #[test]
+fn what_was_stored_within_a_tick_of_its_change_is_read_again_and_does_not_count_as_changed() {
+    let src = tempfile::tempdir().unwrap();
+    fs::write(src.path().join("fresh"), b"fresh").unwrap();
+    fs::write(src.path().join("other"), b"other").unwrap();
+    let mut shelf = Shelf::new(24);
+    let (one, _) = pack(&mut shelf, src.path(), &[], || ());
+    let mut entries = shelf.entries(&[one]);
+    entries.iter_mut().filter(|e| e.path != b"other").for_each(|e| e.meta.ino = 0);
+    let differ = |entries: Vec<Entry>| {
+        let options = WalkOptions { threads: 0, one_file_system: false, excludes: None, skip_caches: false };
+        Differ::new(Walk::start(src.path(), options).unwrap(), entries.into_iter().map(Ok), false, false)
+    };
+    let mut again = differ(entries.clone());
+    assert_eq!(again.by_ref().count(), 2);
+    assert_eq!((again.counts.again, again.counts.changed, again.counts.new), (2, 0, 0));
+    fs::write(src.path().join("fresh"), b"another length").unwrap();
+    let mut changed = differ(entries);
+    assert_eq!(changed.by_ref().count(), 2);
+    assert_eq!((changed.counts.again, changed.counts.changed, changed.counts.new), (1, 1, 0));
+}
+
+#[test]
 fn a_pack_that_is_stopped_says_so() {
     let src = tempfile::tempdir().unwrap();
     fs::write(src.path().join("large"), noise(1, 8 << 20)).unwrap();
