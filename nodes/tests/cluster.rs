@@ -116,8 +116,9 @@ fn an_old_copy_of_a_disk_is_not_taken_for_the_node() {
     // It starts twice more, then its disk is put back.
     for _ in 0..2 {
         zone.start(2);
-        until("its start is known", || {
-            zone.nodes(0).iter().find(|n| n["name"] == "third" && n["heard_seconds"] == 0).map(|_| ())
+        let heard = || zone.nodes(0).iter().find(|n| n["name"] == "third" && n["heard_seconds"] == 0).map(|_| ());
+        wait::until_or_tell("its start is known", heard, || {
+            (0..3).map(|i| text(&zone.run(i, &["node", "ls"])) + &text(&zone.run(i, &["status"]))).collect()
         });
         until("it holds a vote", || (zone.voters(2) == 3).then_some(()));
         zone.kill(2);

@@ -13,13 +13,19 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Waits until something holds.
 #[track_caller]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_or_tell(what, look, String::new)
+}
+
+/// The same; what `tell` answers is shown if it does not come about.
+#[track_caller]
+pub fn until_or_tell<T>(what: &str, mut look: impl FnMut() -> Option<T>, tell: impl Fn() -> String) -> T {
     let begun = Instant::now();
     loop {
         if let Some(t) = look() {
             return t;
         }
-        assert!(begun.elapsed() < LIMIT, "{what} did not come about");
+        assert!(begun.elapsed() < LIMIT, "{what} did not come about\n{}", tell());
         std::thread::sleep(Duration::from_millis(50));
     }
 }
