@@ -184,7 +184,7 @@ impl SourceSummary {
         }
         if s.vanished > 0 {
             out.say(format!(
-                "  gone while the source was read: {} (what was held of such paths stays until the next backup)",
+                "  gone while the source was read: {} (what was held of such paths may stay until the next backup)",
                 count(s.vanished)
             ));
         }

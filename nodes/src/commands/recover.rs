@@ -178,7 +178,7 @@ pub(super) fn failed(e: RecoverError) -> Failure {
     }
 }
 
-/// Brings the zone's state here: from then on this is the home of its only node. Answers whether a newer one is known of.
+/// Brings the zone's state here: from then on this is the home of its only node. Answers whether it may not be the newest.
 fn bring_state(g: &Global, out: Out, a: &RecoverArgs, dir: &Path) -> Result<(OwnerKeys, Option<Doubt>), Failure> {
     let Some(url) = &a.target else {
         return Err(Failure::new(1611, exit::USAGE, "there is no recovery to go on with in this home")

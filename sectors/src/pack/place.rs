@@ -21,8 +21,7 @@ use crate::walk::Fallback;
 /// A catalog part is written when it has grown to this: the memory it takes is bounded, and so is reading it.
 const PART_FLUSH_LEN: usize = 2 << 20;
 /// Why a further name could not be stored.
-const NO_HOLDER: &str =
-    "its file was to be read by its first name, which cannot be read or is gone: the next backup takes it";
+const NO_HOLDER: &str = "a file is read by the first of its names, which is gone or cannot be read";
 /// Room kept for the index, the end of the tar and what else closes a sector.
 const CLOSING_ROOM: u64 = 64 << 10;
 
@@ -250,8 +249,8 @@ impl<'a, S: Sectors> Placing<'a, S> {
             News::Link(e, _) => self.entry(e, shared),
             // What the first name holds is gone, and was to be stored anew.
             News::Kept(e) if e.meta.kind == Kind::HardLink && self.fell(&e.link).is_some() => {
-                let fallback = Fallback { lost: None, line: Some(Arc::new(e.clone())) };
-                self.unread(e.path, NO_HOLDER.into(), fallback)
+                let path = e.path.clone();
+                self.unread(path, NO_HOLDER.into(), Fallback { lost: None, line: Some(Arc::new(e)) })
             }
             News::Kept(e) => self.part(|p| p.push(&e)),
             News::Moved(mut e, unmoved) => {
